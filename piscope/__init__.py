@@ -1,0 +1,3 @@
+"""piscope: what VMX posted-interrupt notifications hit, read from KVM traces."""
+
+__version__ = "0.1.0"
