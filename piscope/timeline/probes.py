@@ -1,0 +1,98 @@
+"""Events that users set on vmx_vcpu_pi_load and vmx_vcpu_pi_put, and what they read.
+
+A probe may be bare (when and where), or carry the descriptor's control word and
+PIR at entry, at return, or both. What an event carries is taken from its name and
+the names of its fields; nothing is assumed of offsets.
+
+    ctl, 64 bits at PID+32:  [ NDST 63:32 |  | NV 23:16 |  | SN 1 | ON 0 ]
+
+Source: arch/x86/include/asm/posted_intr.h (struct pi_desc).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from piscope.events.normalize import Events
+from piscope.sources.raw import Array
+
+__all__ = ("POSTED_INTR_WAKEUP_VECTOR", "Probe", "find_probes", "probe_columns")
+
+POSTED_INTR_WAKEUP_VECTOR = 0xF1  # arch/x86/include/asm/irq_vectors.h
+
+_LOAD = re.compile(r"(?:^|_)pi_load(?P<done>_(?:done|ret|return|exit).*)?$", re.I)
+_PUT = re.compile(r"(?:^|_)pi_put(?P<done>_(?:done|ret|return|exit).*)?$", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One event on pi_load or pi_put: `what` is "load" or "put", `at_return` or not."""
+
+    event: str
+    what: str
+    at_return: bool
+
+
+@dataclass(slots=True)
+class ProbeColumns:
+    """What the probes of one kind and place read, by time.
+
+    rows       int64[m]  rows of EVENTS
+    ctl        uint64[m] control word; None: no probe of this kind reads it
+    pir        uint64[m, 4]; None likewise
+    preempted  uint8[m], blocking uint8[m] (0 or 1); None likewise
+    """
+
+    rows: npt.NDArray[np.int64]
+    ctl: npt.NDArray[np.uint64] | None
+    pir: npt.NDArray[np.uint64] | None
+    preempted: npt.NDArray[np.uint8] | None
+    blocking: npt.NDArray[np.uint8] | None
+
+
+def find_probes(events: Events) -> list[Probe]:
+    """The probes on pi_load and pi_put that a trace holds events of."""
+    found = []
+    for system, name in events.names:
+        if not events.counts.get(f"{system}:{name}"):
+            continue
+        for what, pattern in (("load", _LOAD), ("put", _PUT)):
+            match = pattern.search(name)
+            if match:
+                found.append(Probe(name, what, match["done"] is not None))
+    return found
+
+
+def probe_columns(
+    events: Events, probes: list[Probe], what: str, at_return: bool
+) -> ProbeColumns | None:
+    """All events of the probes of one kind and place, in time order; None: no probe."""
+    names = [p.event for p in probes if p.what == what and p.at_return == at_return]
+    if not names:
+        return None
+    rows = np.concatenate([events.rows(n) for n in names])
+    order = np.argsort(rows, kind="stable")
+
+    def joined(field: str, dtype: npt.DTypeLike) -> Array | None:
+        parts = [events.column(n, field, dtype) for n in names]
+        if any(p is None for p in parts):
+            return None
+        result: Array = np.concatenate([p for p in parts if p is not None])[order]
+        return result
+
+    words = [joined(f"pir{i}", np.uint64) for i in range(4)]
+    pir = None
+    if all(w is not None for w in words):
+        pir = np.stack([w for w in words if w is not None], axis=1)
+    preempted, blocking = joined("preempted", np.uint64), joined("blocking", np.uint64)
+    return ProbeColumns(
+        rows=rows[order],
+        ctl=joined("ctl", np.uint64),
+        pir=pir,
+        preempted=None if preempted is None else (preempted != 0).astype(np.uint8),
+        blocking=None if blocking is None else (blocking != 0).astype(np.uint8),
+    )

@@ -1,0 +1,153 @@
+"""Which threads are vCPUs, of which VM, and on what evidence (VCPUS).
+
+A vcpu_id names a vCPU within its VM only; the thread is what identifies it on a
+host. A VM is a process (tgid) where the trace tells; where it does not, vCPUs
+belong to one VM as long as no two of them share a vcpu_id.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from piscope.events.normalize import Events
+
+__all__ = ("Vcpu", "Vcpus", "find_vcpus")
+
+_COMM = re.compile(r"CPU (\d+)/(?:KVM|TCG)")
+
+
+@dataclass(frozen=True, slots=True)
+class Vcpu:
+    """One vCPU (a row of VCPUS).
+
+    vm        number of its VM, by first appearance; None: not known
+    vcpu_id   KVM's number within the VM; None: not known
+    evidence  "kvm_entry", "kvm_exit", "guest-option" or "comm"
+    """
+
+    vcpu: int
+    tid: int
+    tgid: int | None
+    vm: int | None
+    vcpu_id: int | None
+    comm: str | None
+    evidence: str
+
+    @property
+    def label(self) -> str:
+        """A short name for people: `vm0/vcpu1`, or with the thread where needed."""
+        name = "vcpu?" if self.vcpu_id is None else f"vcpu{self.vcpu_id}"
+        if self.vm is None:
+            return f"{name}[{self.tid}]"
+        return f"vm{self.vm}/{name}"
+
+
+@dataclass(slots=True)
+class Vcpus:
+    """All vCPUs of a trace, and the thread-to-vCPU map as one array."""
+
+    rows: list[Vcpu]
+    vm_known: bool
+    by_tid: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def of_tid(self, tid: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """int32[n]: the vCPU of each thread, -1 where it is none."""
+        inside = (tid >= 0) & (tid < len(self.by_tid))
+        return np.where(inside, self.by_tid[np.where(inside, tid, 0)], np.int32(-1))
+
+    def candidates(self, vcpu_id: int) -> list[int]:
+        """The vCPUs, of any VM, with that vcpu_id."""
+        return [v.vcpu for v in self.rows if v.vcpu_id == vcpu_id]
+
+
+def find_vcpus(events: Events) -> Vcpus:
+    """The vCPU threads of a trace, in the order of (VM, vcpu_id, tid).
+
+    A thread is a vCPU if it entered or left a guest (kvm_entry, kvm_exit), if the
+    trace's GUEST option names it, or by its comm ("CPU 3/KVM").
+    """
+    info = events.info
+    evidence: dict[int, str] = {}
+    vcpu_id: dict[int, int] = {}
+    for tid, number in info.guest_threads.items():
+        evidence[tid], vcpu_id[tid] = "guest-option", number
+    for name in ("kvm_entry", "kvm_exit"):
+        _by_event(events, name, evidence, vcpu_id)
+    present = set(np.unique(events.tid).tolist())
+    for tid, comm in info.comms.items():
+        match = _COMM.match(comm)
+        if match and tid not in evidence and tid in present:
+            evidence[tid], vcpu_id[tid] = "comm", int(match[1])
+    evidence.pop(0, None)  # the idle task, where a trace lost its thread ids
+    evidence.pop(-1, None)
+    # kernel threads reuse "CPU n/KVM" for the time before they rename themselves
+    tids = sorted(evidence)
+
+    vm_of, known = _vms(tids, vcpu_id, info.tgids, info.guest_name)
+    key = {t: (_rank(vm_of.get(t)), _rank(vcpu_id.get(t)), t) for t in tids}
+    tids.sort(key=lambda t: key[t])
+    rows = [
+        Vcpu(
+            vcpu=i,
+            tid=tid,
+            tgid=info.tgids.get(tid),
+            vm=vm_of.get(tid),
+            vcpu_id=vcpu_id.get(tid),
+            comm=info.comms.get(tid),
+            evidence=evidence[tid],
+        )
+        for i, tid in enumerate(tids)
+    ]
+    by_tid = np.full(max(tids, default=0) + 1, -1, np.int32)
+    for row in rows:
+        by_tid[row.tid] = row.vcpu
+    return Vcpus(rows, known, by_tid)
+
+
+def _rank(value: int | None) -> int:
+    return 1 << 40 if value is None else value
+
+
+def _by_event(
+    events: Events, name: str, evidence: dict[int, str], vcpu_id: dict[int, int]
+) -> None:
+    rows = events.rows(name)
+    tids = events.tid[rows]
+    numbers = events.column(name, "vcpu_id", np.int64)
+    if numbers is not None:
+        known = events.valid(name, "vcpu_id")
+        pairs = np.unique(
+            np.stack([tids[known].astype(np.int64), numbers[known]]), axis=1
+        )
+        for tid, number in pairs.T.tolist():
+            vcpu_id.setdefault(tid, number)
+    for tid in np.unique(tids).tolist():
+        evidence.setdefault(tid, name)
+
+
+def _vms(
+    tids: list[int],
+    vcpu_id: dict[int, int],
+    tgids: dict[int, int],
+    guests: dict[int, str],
+) -> tuple[dict[int, int], bool]:
+    """tid -> number of its VM, and whether VMs are known at all."""
+    keys: dict[int, object] = {
+        t: guests[t] if t in guests else tgids[t] for t in tids if t in guests or t in tgids
+    }
+    if len(keys) == len(tids):
+        first: dict[object, int] = {}
+        for tid in tids:
+            first.setdefault(keys[tid], len(first))
+        return {t: first[keys[t]] for t in tids}, True
+    numbers = [vcpu_id[t] for t in tids if t in vcpu_id]
+    if len(numbers) == len(tids) == len(set(numbers)):
+        return dict.fromkeys(tids, 0), False
+    return {}, False
