@@ -1,0 +1,1 @@
+"""The commands of `piscope`, a module each; piscope/cli.py names them."""

@@ -1,0 +1,79 @@
+"""A line on a terminal that says how far a long run has come."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import TextIO
+
+from piscope.sources.raw import RawChunk
+
+__all__ = ("Progress",)
+
+_PATIENCE_S = 1.0  # nothing is shown of a run that ends sooner
+_REFRESH_S = 0.2
+_BAR_COLUMNS = 24
+
+
+class Progress:
+    """Events done so far, shown on stderr where that is a terminal and not `quiet`.
+
+    `span_ns`, the first and last instant of what will come, makes the line a bar of
+    how much of that time is done; None where nobody knows. The line is taken away
+    at the end.
+    """
+
+    def __init__(
+        self,
+        span_ns: tuple[int, int] | None = None,
+        *,
+        quiet: bool = False,
+        stream: TextIO | None = None,
+    ) -> None:
+        self._stream = stream if stream is not None else sys.stderr
+        self._span_ns = span_ns
+        self._active = not quiet and self._stream.isatty()
+        self._started_s = time.monotonic()
+        self._shown_s: float | None = None
+        self._done = 0
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._shown_s is not None:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+    def over(self, chunks: Iterable[RawChunk]) -> Iterator[RawChunk]:
+        """The same chunks, each counted when the caller is done with it."""
+        for chunk in chunks:
+            yield chunk
+            self._done += len(chunk)
+            if len(chunk):
+                self._show(int(chunk.ts_ns[-1]))
+
+    def _show(self, ts_ns: int) -> None:
+        now_s = time.monotonic()
+        if not self._active or now_s - self._started_s < _PATIENCE_S:
+            return
+        if self._shown_s is not None and now_s - self._shown_s < _REFRESH_S:
+            return
+        self._shown_s = now_s
+        rate = self._done / (now_s - self._started_s)
+        line = f"{self._done:,} events, {rate:,.0f}/s"
+        if self._span_ns is not None:
+            first_ns, last_ns = self._span_ns
+            share = (ts_ns - first_ns) / max(last_ns - first_ns, 1)
+            share = min(max(share, 0.0), 1.0)
+            filled = round(share * _BAR_COLUMNS)
+            line = f"[{'#' * filled:<{_BAR_COLUMNS}}] {share:4.0%} {line}"
+        self._stream.write(f"\r\x1b[K{line}")
+        self._stream.flush()
