@@ -12,7 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ("CATALOG", "PROBES", "QUESTIONS", "Question", "Tracepoint", "analysis_fields")
+__all__ = (
+    "CATALOG",
+    "PROBES",
+    "QUESTIONS",
+    "Question",
+    "Tracepoint",
+    "analysis_fields",
+)
 
 Question = Literal[
     "timeline",

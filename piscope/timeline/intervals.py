@@ -11,39 +11,17 @@ on, which changes no outcome: an IRQ latched there fires when they go on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import IntEnum
-
 import numpy as np
 import numpy.typing as npt
 
-from piscope.events.normalize import Events
+from piscope.sources.raw import Array
+from piscope.tables import Events, Intervals, Kind, Vcpus
 from piscope.timeline.lifecycle import Act, Life, Mark
 from piscope.timeline.marks import Lanes
-from piscope.timeline.vcpus import Vcpus
 
-__all__ = ("Intervals", "Kind", "tile")
+__all__ = ("tile",)
 
 _IRQS_OFF = 0x01  # TRACE_FLAG_IRQS_OFF, include/linux/trace_events.h
-
-
-class Kind(IntEnum):
-    """What a vCPU does in an interval; the names are those of INTERVALS.kind."""
-
-    UNKNOWN = 0
-    GUEST = 1
-    HOST_IRQS_OFF = 2
-    HOST = 3
-    POLL = 4
-    USERSPACE = 5
-    PREEMPTED = 6
-    BLOCKED = 7
-    ASLEEP = 8
-
-    @property
-    def label(self) -> str:
-        """The kind as users read it: `host-irqs-off`."""
-        return self.name.lower().replace("_", "-")
 
 
 _KIND_OF = np.array(
@@ -69,37 +47,11 @@ _KIND_OF = np.array(
 )
 _ON_CPU = np.array(
     [
-        life in (Life.GUEST, Life.HOST, Life.HALT, Life.IOCTL, Life.USERSPACE, Life.LEAVING)
+        life
+        in (Life.GUEST, Life.HOST, Life.HALT, Life.IOCTL, Life.USERSPACE, Life.LEAVING)
         for life in Life
     ]
 )
-
-
-@dataclass(slots=True)
-class Intervals:
-    """All vCPUs' intervals, vCPU after vCPU, each in time order and tiling it.
-
-    vcpu      int32[n]
-    kind      uint8[n]  Kind
-    start_ns  int64[n]  half-open: start <= t < end
-    end_ns    int64[n]
-    cpu       int32[n]  the pCPU it runs on, -1: on none, or unknown
-    reason    int32[n]  the VM-exit's reason for what follows one in KVM, else -1
-    certain   bool[n]   False: the trace leaves the kind or an end open
-    row       int64[n]  the event that began it, -1: the trace's start
-    """
-
-    vcpu: npt.NDArray[np.int32]
-    kind: npt.NDArray[np.uint8]
-    start_ns: npt.NDArray[np.int64]
-    end_ns: npt.NDArray[np.int64]
-    cpu: npt.NDArray[np.int32]
-    reason: npt.NDArray[np.int32]
-    certain: npt.NDArray[np.bool_]
-    row: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.vcpu)
 
 
 def tile(
@@ -141,9 +93,9 @@ def tile(
     head_cpu = np.full(len(vcpus), -1, np.int32)
     if n:
         head_cpu = np.where(from_guest, lanes.cpu[first], np.int32(-1))
-    at = np.repeat(lanes.starts, 1)
+    at = lanes.starts
 
-    def spliced(values: npt.NDArray[np.generic], head: object) -> npt.NDArray[np.generic]:
+    def spliced(values: Array, head: Array | int) -> Array:
         return np.insert(values, at, head)
 
     vcpu = spliced(lanes.lane, heads.astype(np.int32))
@@ -186,9 +138,7 @@ def tile(
 _NEVER_TO_USERSPACE = (1, 7, 10, 12, 52, 54, 62)
 
 
-def _carried_reason(
-    lanes: Lanes, kind: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.int32]:
+def _carried_reason(lanes: Lanes, kind: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
     """The reason of the last VM-exit, over all that follows it in KVM."""
     n = len(lanes.mark)
     reason = np.full(n, -1, np.int32)
@@ -197,7 +147,9 @@ def _carried_reason(
     is_exit = np.isin(lanes.mark, (Mark.EXIT, Mark.EXIT_HALT))
     last = np.maximum.accumulate(np.where(is_exit, np.arange(n), -1))
     ok = (last >= 0) & (lanes.lane[np.maximum(last, 0)] == lanes.lane)
-    ok &= np.isin(kind, (Kind.HOST, Kind.POLL, Kind.PREEMPTED, Kind.ASLEEP, Kind.BLOCKED))
+    ok &= np.isin(
+        kind, (Kind.HOST, Kind.POLL, Kind.PREEMPTED, Kind.ASLEEP, Kind.BLOCKED)
+    )
     reason[ok] = lanes.reason[last[ok]]
     return reason
 
@@ -228,7 +180,9 @@ def _split_irqs_off(events: Events, vcpus: Vcpus, intervals: Intervals) -> Inter
     )
     is_exit = np.zeros(len(events), np.bool_)
     is_exit[events.rows("kvm_exit")] = True
-    exits = exits[is_exit[np.maximum(intervals.row[exits], 0)] & (intervals.row[exits] >= 0)]
+    exits = exits[
+        is_exit[np.maximum(intervals.row[exits], 0)] & (intervals.row[exits] >= 0)
+    ]
     if not len(exits):
         return intervals
     off_until = _irqs_off_until(events, vcpus, intervals.row[exits])
@@ -252,7 +206,9 @@ def _irqs_off_until(
 ) -> npt.NDArray[np.int64]:
     """The last instant after each kvm_exit at which an event shows IRQs still off."""
     own = np.flatnonzero(vcpus.of_tid(events.tid) >= 0)
-    own = own[np.argsort(vcpus.of_tid(events.tid[own]).astype(np.uint16), kind="stable")]
+    own = own[
+        np.argsort(vcpus.of_tid(events.tid[own]).astype(np.uint16), kind="stable")
+    ]
     stop = (events.flags[own] & _IRQS_OFF) == 0
     entry = np.zeros(len(events), np.bool_)
     entry[events.rows("kvm_entry")] = True

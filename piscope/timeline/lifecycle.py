@@ -261,7 +261,8 @@ def walk(
     state[~is_lane] = after[0, marks[heads[~is_lane] - 1]]
     lengths = np.diff(np.append(heads, n))
     longest_first = np.argsort(-lengths, kind="stable")
-    heads, state, lengths = (a[longest_first] for a in (heads, state, lengths))
+    heads, state = heads[longest_first], state[longest_first]
+    lengths = lengths[longest_first]
     flat = after.ravel()
     width = after.shape[1]
     turns = min(int(lengths[0]), _LOCKSTEP_LIMIT)

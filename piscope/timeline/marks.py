@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from piscope.events.normalize import Events
 from piscope.sources.raw import Array
+from piscope.tables import Events, Vcpus
 from piscope.timeline.lifecycle import Mark
+from piscope.timeline.losses import Gap, loss_marks, sorted_marks
 from piscope.timeline.probes import Probe
-from piscope.timeline.vcpus import Vcpus
 
 __all__ = ("EXIT_REASON_HLT", "Lanes", "build_lanes")
 
@@ -57,8 +57,10 @@ class Lanes:
     unsure_sleep: npt.NDArray[np.bool_]
 
 
-def build_lanes(events: Events, vcpus: Vcpus, probes: list[Probe]) -> Lanes:
-    """Sort the events of all vCPU threads into lanes of marks."""
+def build_lanes(
+    events: Events, vcpus: Vcpus, probes: list[Probe], gaps: list[Gap]
+) -> Lanes:
+    """Sort the events of all vCPU threads, and the losses, into lanes of marks."""
     rows: list[Array] = []
     lanes: list[Array] = []
     marks: list[Array] = []
@@ -84,11 +86,12 @@ def build_lanes(events: Events, vcpus: Vcpus, probes: list[Probe]) -> Lanes:
         if next_tid is not None:
             add(switches, vcpus.of_tid(next_tid), Mark.IN)
 
-    row, lane, mark = (np.concatenate(x) for x in (rows, lanes, marks))
-    # IN after OUT on the same row never meets in one lane; ties keep this order.
-    order = np.argsort(row, kind="stable")
-    order = order[np.argsort(lane[order].astype(np.uint16), kind="stable")]
-    row, lane, mark = row[order], lane[order], mark[order]
+    own = (np.concatenate(rows), np.concatenate(lanes), np.concatenate(marks))
+    row, lane, mark = sorted_marks([own])
+    if gaps:
+        lost = loss_marks(gaps, row, lane, mark, events.cpu[row], vcpus)
+        row, lane, mark = sorted_marks([lost, (row, lane, mark)])
+        row = np.minimum(row, max(len(events) - 1, 0))
     starts = np.searchsorted(lane, np.arange(len(vcpus)))
     result = Lanes(
         mark=mark,

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from piscope.events.normalize import Events
 from piscope.sources.raw import Array
+from piscope.tables import Events
 
 __all__ = ("POSTED_INTR_WAKEUP_VECTOR", "Probe", "find_probes", "probe_columns")
 

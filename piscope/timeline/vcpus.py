@@ -8,63 +8,14 @@ belong to one VM as long as no two of them share a vcpu_id.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from piscope.events.normalize import Events
+from piscope.tables import Events, Vcpu, Vcpus
 
-__all__ = ("Vcpu", "Vcpus", "find_vcpus")
+__all__ = ("find_vcpus",)
 
 _COMM = re.compile(r"CPU (\d+)/(?:KVM|TCG)")
-
-
-@dataclass(frozen=True, slots=True)
-class Vcpu:
-    """One vCPU (a row of VCPUS).
-
-    vm        number of its VM, by first appearance; None: not known
-    vcpu_id   KVM's number within the VM; None: not known
-    evidence  "kvm_entry", "kvm_exit", "guest-option" or "comm"
-    """
-
-    vcpu: int
-    tid: int
-    tgid: int | None
-    vm: int | None
-    vcpu_id: int | None
-    comm: str | None
-    evidence: str
-
-    @property
-    def label(self) -> str:
-        """A short name for people: `vm0/vcpu1`, or with the thread where needed."""
-        name = "vcpu?" if self.vcpu_id is None else f"vcpu{self.vcpu_id}"
-        if self.vm is None:
-            return f"{name}[{self.tid}]"
-        return f"vm{self.vm}/{name}"
-
-
-@dataclass(slots=True)
-class Vcpus:
-    """All vCPUs of a trace, and the thread-to-vCPU map as one array."""
-
-    rows: list[Vcpu]
-    vm_known: bool
-    by_tid: npt.NDArray[np.int32]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def of_tid(self, tid: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-        """int32[n]: the vCPU of each thread, -1 where it is none."""
-        inside = (tid >= 0) & (tid < len(self.by_tid))
-        return np.where(inside, self.by_tid[np.where(inside, tid, 0)], np.int32(-1))
-
-    def candidates(self, vcpu_id: int) -> list[int]:
-        """The vCPUs, of any VM, with that vcpu_id."""
-        return [v.vcpu for v in self.rows if v.vcpu_id == vcpu_id]
 
 
 def find_vcpus(events: Events) -> Vcpus:
@@ -140,7 +91,9 @@ def _vms(
 ) -> tuple[dict[int, int], bool]:
     """tid -> number of its VM, and whether VMs are known at all."""
     keys: dict[int, object] = {
-        t: guests[t] if t in guests else tgids[t] for t in tids if t in guests or t in tgids
+        t: guests[t] if t in guests else tgids[t]
+        for t in tids
+        if t in guests or t in tgids
     }
     if len(keys) == len(tids):
         first: dict[object, int] = {}

@@ -1,0 +1,349 @@
+"""The tables that pass between the stages, held by columns.
+
+A stage takes and gives these, and never imports another stage. Each class is one
+table: its fields are columns of one length (numpy), described with dtype, unit and
+meaning. `schema` names the same columns for Parquet and for people.
+
+Times are int64 ns on the trace's clock, intervals are half-open. Inside piscope an
+unknown number is -1 where the column says so; in every output it is null.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from piscope.sources.raw import Array, Loss, Payload, TraceInfo
+
+__all__ = (
+    "Acts",
+    "Events",
+    "Intervals",
+    "Kind",
+    "Posts",
+    "PutReason",
+    "Timeline",
+    "Vcpu",
+    "Vcpus",
+    "Windows",
+)
+
+
+@dataclass(slots=True)
+class Events:
+    """All wanted events of a trace, by time, then pCPU, then order in its buffer.
+
+    ts_ns    int64[n]  trace clock
+    cpu      int32[n]
+    tid      int32[n]  common_pid
+    flags    uint8[n]  common_flags
+    event    uint16[n] index into `names`
+    names    (system, name) of each event
+    payload  event index -> decoded fields, rows ascending
+    info, losses, counts   as the source gave them
+    """
+
+    ts_ns: npt.NDArray[np.int64]
+    cpu: npt.NDArray[np.int32]
+    tid: npt.NDArray[np.int32]
+    flags: npt.NDArray[np.uint8]
+    event: npt.NDArray[np.uint16]
+    names: list[tuple[str, str]]
+    payload: dict[int, Payload]
+    info: TraceInfo
+    losses: list[Loss] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ts_ns)
+
+    def has(self, name: str) -> bool:
+        """Whether the trace holds at least one event of that name."""
+        return any(
+            count and key.rpartition(":")[2] == name
+            for key, count in self.counts.items()
+        )
+
+    def rows(self, name: str) -> npt.NDArray[np.int64]:
+        """int64[m]: ascending rows of every event of that name, in any system."""
+        found = [p.rows for p in self._payloads(name)]
+        if not found:
+            return np.empty(0, np.int64)
+        if len(found) == 1:
+            return found[0]
+        return np.sort(np.concatenate(found))
+
+    def column(self, name: str, column: str, dtype: npt.DTypeLike) -> Array | None:
+        """dtype[m]: a field of the rows `rows(name)` gives; None: no event has it.
+
+        Where a single record lacks the field the value is 0; see `valid`.
+        """
+        payloads = self._payloads(name)
+        if not any(column in p.columns for p in payloads):
+            return None
+        parts = [
+            p.columns[column].astype(dtype, copy=False)
+            if column in p.columns
+            else np.zeros(len(p.rows), dtype)
+            for p in payloads
+        ]
+        return _in_row_order(payloads, parts)
+
+    def valid(self, name: str, column: str) -> npt.NDArray[np.bool_]:
+        """bool[m]: for which of `rows(name)` the field was in the record."""
+        payloads = self._payloads(name)
+        if not payloads:
+            return np.empty(0, np.bool_)
+        parts = [
+            p.valid.get(column, np.ones(len(p.rows), np.bool_))
+            if column in p.columns
+            else np.zeros(len(p.rows), np.bool_)
+            for p in payloads
+        ]
+        return _in_row_order(payloads, parts)
+
+    def _payloads(self, name: str) -> list[Payload]:
+        return [p for index, p in self.payload.items() if self.names[index][1] == name]
+
+
+def _in_row_order(payloads: list[Payload], parts: list[Array]) -> Array:
+    if len(parts) == 1:
+        return parts[0]
+    order = np.argsort(np.concatenate([p.rows for p in payloads]), kind="stable")
+    result: Array = np.concatenate(parts)[order]
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Vcpu:
+    """One vCPU (a row of VCPUS).
+
+    vm        number of its VM, by first appearance; None: not known
+    vcpu_id   KVM's number within the VM; None: not known
+    evidence  "kvm_entry", "kvm_exit", "guest-option" or "comm"
+    """
+
+    vcpu: int
+    tid: int
+    tgid: int | None
+    vm: int | None
+    vcpu_id: int | None
+    comm: str | None
+    evidence: str
+
+    @property
+    def label(self) -> str:
+        """A short name for people: `vm0/vcpu1`, or with the thread where needed."""
+        name = "vcpu?" if self.vcpu_id is None else f"vcpu{self.vcpu_id}"
+        if self.vm is None:
+            return f"{name}[{self.tid}]"
+        return f"vm{self.vm}/{name}"
+
+
+@dataclass(slots=True)
+class Vcpus:
+    """All vCPUs of a trace, and the thread-to-vCPU map as one array."""
+
+    rows: list[Vcpu]
+    vm_known: bool
+    by_tid: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def of_tid(self, tid: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """int32[n]: the vCPU of each thread, -1 where it is none."""
+        inside = (tid >= 0) & (tid < len(self.by_tid))
+        return np.where(inside, self.by_tid[np.where(inside, tid, 0)], np.int32(-1))
+
+    def candidates(self, vcpu_id: int) -> list[int]:
+        """The vCPUs, of any VM, with that vcpu_id."""
+        return [v.vcpu for v in self.rows if v.vcpu_id == vcpu_id]
+
+
+class Kind(IntEnum):
+    """What a vCPU does in an interval; the names are those of INTERVALS.kind."""
+
+    UNKNOWN = 0
+    GUEST = 1
+    HOST_IRQS_OFF = 2
+    HOST = 3
+    POLL = 4
+    USERSPACE = 5
+    PREEMPTED = 6
+    BLOCKED = 7
+    ASLEEP = 8
+
+    @property
+    def label(self) -> str:
+        """The kind as users read it: `host-irqs-off`."""
+        return self.name.lower().replace("_", "-")
+
+
+@dataclass(slots=True)
+class Intervals:
+    """All vCPUs' intervals, vCPU after vCPU, each in time order and tiling it.
+
+    vcpu      int32[n]
+    kind      uint8[n]  Kind
+    start_ns  int64[n]  half-open: start <= t < end
+    end_ns    int64[n]
+    cpu       int32[n]  the pCPU it runs on, -1: on none, or unknown
+    reason    int32[n]  the VM-exit's reason for what follows one in KVM, else -1
+    certain   bool[n]   False: the trace leaves the kind or an end open
+    row       int64[n]  the event that began it, -1: the trace's start
+    """
+
+    vcpu: npt.NDArray[np.int32]
+    kind: npt.NDArray[np.uint8]
+    start_ns: npt.NDArray[np.int64]
+    end_ns: npt.NDArray[np.int64]
+    cpu: npt.NDArray[np.int32]
+    reason: npt.NDArray[np.int32]
+    certain: npt.NDArray[np.bool_]
+    row: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.vcpu)
+
+
+class PutReason(IntEnum):
+    """Why a vCPU was put; the names are those of WINDOWS.reason."""
+
+    UNKNOWN = 0
+    USERSPACE = 1
+    PREEMPTED = 2
+    BLOCKING = 3
+    BLOCKING_IRQS_BLOCKED = 4  # blocking with the guest's interrupts blocked
+    BLOCKING_PREEMPTED = 5
+    ASLEEP = 6  # a sleep in KVM that is no halt
+    RUNNABLE = 7  # switched out runnable, but not `preempted` for KVM
+    IOCTL = 8  # the end of a vCPU ioctl other than KVM_RUN
+
+    @property
+    def label(self) -> str:
+        """The reason as users read it: `blocking-irqs-blocked`."""
+        return self.name.lower().replace("_", "-")
+
+
+@dataclass(slots=True)
+class Windows:
+    """All puts, vCPU after vCPU, each with the load that ends its window.
+
+    vcpu       int32[n]
+    reason     uint8[n]  PutReason
+    put_row    int64[n]
+    put_ns     int64[n]
+    put_cpu    int32[n]  also where notifications go (NDST): a loaded vCPU does not
+                         move, so it is the pCPU of its last load
+    load_row   int64[n]  -1: the trace ends, or loses the vCPU, before it is loaded
+    load_ns    int64[n]  then the end of the trace
+    load_cpu   int32[n]  then -1
+    certain    bool[n]   the put is at its place, and its reason is the right one
+    probed     bool[n]   probes read the descriptor at both ends; then
+    on_put     int8[n]   ON at the end of the put (-1: not read)
+    on_load    int8[n]   ON at the load (-1: not read)
+    sn_put     int8[n]   SN at the end of the put (-1: not read)
+    nv_put     int16[n]  NV likewise
+    new_pir    uint64[n, 4]  bits that PIR gained in the window
+    """
+
+    vcpu: npt.NDArray[np.int32]
+    reason: npt.NDArray[np.uint8]
+    put_row: npt.NDArray[np.int64]
+    put_ns: npt.NDArray[np.int64]
+    put_cpu: npt.NDArray[np.int32]
+    load_row: npt.NDArray[np.int64]
+    load_ns: npt.NDArray[np.int64]
+    load_cpu: npt.NDArray[np.int32]
+    certain: npt.NDArray[np.bool_]
+    probed: npt.NDArray[np.bool_]
+    on_put: npt.NDArray[np.int8]
+    on_load: npt.NDArray[np.int8]
+    sn_put: npt.NDArray[np.int8]
+    nv_put: npt.NDArray[np.int16]
+    new_pir: npt.NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        return len(self.vcpu)
+
+
+@dataclass(slots=True)
+class Posts:
+    """Interrupts that KVM accepted for a vCPU, in time order.
+
+    ts_ns      int64[n]  the instant of the post; for an MSI, kvm_msi_set_irq
+    at         int64[n]  the row of EVENTS at which the call chain began
+    row        int64[n]  the accept event's row of EVENTS
+    vcpu       int32[n]  target; -1: which of several vCPUs with that vcpu_id, or an
+                         unknown one, the trace does not tell
+    vcpu_id    int32[n]  as traced
+    vector     int16[n]
+    msi        bool[n]   delivered by an MSI
+    unicast    bool[n]   the MSI had one destination (only those can be posted)
+    cpu, tid   int32[n]  where, and in which thread's context
+    posted     bool[n]   it went through PIR; False: accepted into the local APIC's
+                         IRR because APICv was off for that vCPU
+    certain    bool[n]   False: the target was learned from other posts of the thread
+    """
+
+    ts_ns: npt.NDArray[np.int64]
+    at: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
+    vcpu: npt.NDArray[np.int32]
+    vcpu_id: npt.NDArray[np.int32]
+    vector: npt.NDArray[np.int16]
+    msi: npt.NDArray[np.bool_]
+    unicast: npt.NDArray[np.bool_]
+    cpu: npt.NDArray[np.int32]
+    tid: npt.NDArray[np.int32]
+    posted: npt.NDArray[np.bool_]
+    certain: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.ts_ns)
+
+
+@dataclass(slots=True)
+class Acts:
+    """What the vCPUs' events did to their descriptors, vCPU after vCPU, in order.
+
+    vcpu    int32[n]
+    row     int64[n]  row of EVENTS
+    ts_ns   int64[n]
+    cpu     int32[n]
+    act     uint8[n]  bits of timeline.lifecycle.Act
+    direct  bool[n]   a VM-exit and the entry after it with no event between them: maybe
+                      a fast path, in which IRQs stay off
+    reason  int32[n]  of VM-exits, else -1
+    """
+
+    vcpu: npt.NDArray[np.int32]
+    row: npt.NDArray[np.int64]
+    ts_ns: npt.NDArray[np.int64]
+    cpu: npt.NDArray[np.int32]
+    act: npt.NDArray[np.uint8]
+    direct: npt.NDArray[np.bool_]
+    reason: npt.NDArray[np.int32]
+
+
+@dataclass(slots=True)
+class Timeline:
+    """Everything that the timeline stage gives.
+
+    span_ns   first and last instant of the trace
+    probes    names of the events on pi_load and pi_put that were used
+    userspace_visible  visits to userspace leave an event in this trace
+    """
+
+    vcpus: Vcpus
+    intervals: Intervals
+    windows: Windows
+    acts: Acts
+    posts: Posts
+    span_ns: tuple[int, int]
+    probes: tuple[str, ...]
+    userspace_visible: bool

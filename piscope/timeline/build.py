@@ -1,0 +1,117 @@
+"""The timeline stage as one function: events in, vCPUs' lives and posts out."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from piscope.errors import UnanswerableError
+from piscope.tables import Acts, Events, Timeline
+from piscope.timeline.intervals import tile
+from piscope.timeline.lifecycle import Act, Mark, tables, walk
+from piscope.timeline.losses import loss_gaps, unbounded_losses
+from piscope.timeline.marks import Lanes, build_lanes
+from piscope.timeline.posts import find_posts
+from piscope.timeline.probes import find_probes
+from piscope.timeline.vcpus import find_vcpus
+from piscope.timeline.windows import find_windows
+
+__all__ = ("build_timeline",)
+
+_ISA_SVM = 2  # KVM_ISA_SVM, arch/x86/kvm/trace.h
+
+
+def build_timeline(events: Events) -> Timeline:
+    """Reconstruct each vCPU's life, its loads and puts, and the posts to it.
+
+    Raises UnanswerableError for a trace that holds no vCPU of an Intel host: the
+    message says what it holds instead, and what to record.
+    """
+    _refuse(events)
+    vcpus = find_vcpus(events)
+    if not len(vcpus):
+        raise UnanswerableError(
+            "no vCPU in this trace (no kvm_entry or kvm_exit): record with "
+            "`trace-cmd record -e kvm -e sched:sched_switch -e sched:sched_waking`",
+            path=events.info.path,
+        )
+    probes = find_probes(events)
+    # both ends are needed: with one alone the other would be guessed
+    entry = {p.what for p in probes if not p.at_return}
+    used = probes if entry == {"load", "put"} else []
+    span_ns = (int(events.ts_ns[0]), int(events.ts_ns[-1]))
+    userspace_visible = events.has("kvm_userspace_exit") or events.has("kvm_fpu")
+
+    lanes = build_lanes(events, vcpus, used, loss_gaps(events))
+    after, acts = tables(bool(used))
+    before = walk(lanes.mark, lanes.starts, after)
+    life = after[before, lanes.mark]
+    act = acts[before, lanes.mark]
+    if unbounded_losses(events):
+        act = act | np.uint8(Act.UNSURE)
+    windows = find_windows(
+        events,
+        lanes,
+        before,
+        act,
+        used,
+        span_ns[1],
+        userspace_visible or bool(used),
+    )
+    return Timeline(
+        vcpus=vcpus,
+        intervals=tile(events, vcpus, lanes, life, act, span_ns, userspace_visible),
+        windows=windows,
+        acts=_acts(lanes, act),
+        posts=find_posts(events, vcpus),
+        span_ns=span_ns,
+        probes=tuple(p.event for p in used),
+        userspace_visible=userspace_visible,
+    )
+
+
+def _refuse(events: Events) -> None:
+    info = events.info
+    if info.is_guest:
+        raise UnanswerableError(
+            "this trace was recorded inside a guest; piscope reads the host's",
+            path=info.path,
+        )
+    isa = events.column("kvm_exit", "isa", np.int64)
+    if isa is not None and len(isa) and (isa == _ISA_SVM).all():
+        raise UnanswerableError(
+            "an AMD (SVM) host: it has no VMX posted-interrupt descriptors",
+            path=info.path,
+        )
+    if any(loss.cause == "sub-sampled" for loss in events.losses):
+        raise UnanswerableError(
+            "sub-sampled (perf record -F or -c): events are missing on purpose, so "
+            "entries and exits can't be paired; record without -F and -c",
+            path=info.path,
+        )
+    if info.ts_unit != "ns":
+        raise UnanswerableError(
+            f"timestamps are {info.ts_unit} of clock {info.clock}, not nanoseconds, "
+            "and the file has no TSC2NSEC option; record with `trace-cmd record -C "
+            "mono` or give --tsc-khz",
+            path=info.path,
+        )
+
+
+def _acts(lanes: Lanes, act: npt.NDArray[np.uint8]) -> Acts:
+    n = len(act)
+    direct = np.zeros(n, np.bool_)
+    if n > 1:
+        exit_ = np.isin(lanes.mark, (Mark.EXIT, Mark.EXIT_HALT))
+        direct[:-1] = exit_[:-1] & (lanes.mark[1:] == Mark.ENTRY)
+        direct[:-1] &= lanes.lane[1:] == lanes.lane[:-1]
+    picked = np.flatnonzero(act & ~np.uint8(Act.UNSURE))
+    return Acts(
+        vcpu=lanes.lane[picked],
+        row=lanes.row[picked],
+        ts_ns=lanes.ts_ns[picked],
+        cpu=lanes.cpu[picked],
+        act=act[picked],
+        direct=direct[picked],
+        reason=lanes.reason[picked],
+    )

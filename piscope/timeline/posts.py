@@ -1,0 +1,252 @@
+"""Interrupts that were posted, to whom, and on what evidence (POSTS).
+
+KVM's own posts are traced: kvm_apicv_accept_irq follows each one. Posts by a device
+(VT-d) or by IPI virtualization leave no event; what betrays them is a descriptor
+that changed while its vCPU was away (windows.py). An accept that follows a
+kvm_msi_set_irq in one call chain came from an MSI, which a posting device would have
+posted by itself.
+
+    irq handler, eventfd or ioctl:
+      kvm_msi_set_irq -> kvm_apic_accept_irq -> [PIR, ON, IPI or wakeup]
+                                                    -> kvm_apicv_accept_irq
+
+Source: arch/x86/kvm/lapic.c (__apic_accept_irq), arch/x86/kvm/irq_comm.c.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from piscope.sources.raw import Array
+from piscope.tables import Events, Posts, Vcpus
+
+__all__ = ("find_posts",)
+
+_ANY_IRQ = 0x18  # TRACE_FLAG_HARDIRQ | TRACE_FLAG_SOFTIRQ
+
+
+@dataclass(slots=True)
+class _Accepts:
+    """The events of one accept tracepoint that stand for fixed interrupts."""
+
+    rows: Array
+    apicid: Array
+    vec: Array
+
+
+def find_posts(events: Events, vcpus: Vcpus) -> Posts:
+    """Every fixed interrupt that KVM accepted for a vCPU.
+
+    Since kvm_apicv_accept_irq exists (5.15) it tells a post from an accept without
+    APICv; before, every accept counts as a post.
+    """
+    plain = _accepts(events, "kvm_apic_accept_irq")
+    apicv = _accepts(events, "kvm_apicv_accept_irq")
+    if len(apicv.rows) == 0:
+        chosen, posted = (
+            plain,
+            np.full(len(plain.rows), not events.has("kvm_apicv_accept_irq")),
+        )
+    else:
+        chosen, posted = apicv, np.ones(len(apicv.rows), np.bool_)
+    started = chosen.rows
+    if len(plain.rows) and len(chosen.rows):
+        before = _preceding(events, chosen, plain)
+        started = np.where(before >= 0, plain.rows[before], started)
+    msi_row, unicast = _msi_of(events, chosen)
+    is_msi = msi_row >= 0
+    started = np.where(is_msi, msi_row, started).astype(np.int64)
+    vcpu, certain = _targets(events, vcpus, chosen, started)
+    order = np.argsort(started, kind="stable")
+    return Posts(
+        ts_ns=events.ts_ns[started][order],
+        at=started[order],
+        row=chosen.rows[order],
+        vcpu=vcpu[order],
+        vcpu_id=chosen.apicid[order].astype(np.int32),
+        vector=chosen.vec[order].astype(np.int16),
+        msi=is_msi[order],
+        unicast=unicast[order],
+        cpu=events.cpu[chosen.rows][order],
+        tid=events.tid[chosen.rows][order],
+        posted=posted[order],
+        certain=certain[order],
+    )
+
+
+def _accepts(events: Events, name: str) -> _Accepts:
+    rows = events.rows(name)
+    columns = [events.column(name, f, np.int64) for f in ("apicid", "vec", "dm")]
+    apicid, vec, dm = columns
+    if apicid is None or vec is None:
+        empty = np.empty(0, np.int64)
+        return _Accepts(empty, empty, empty)
+    known = events.valid(name, "apicid") & events.valid(name, "vec")
+    if dm is not None:
+        # the register's field (bits 10:8) or, from texts, its value
+        mode = np.where(dm > 7, dm >> 8, dm)
+        known &= mode <= 1  # APIC_DM_FIXED, APIC_DM_LOWEST
+    return _Accepts(rows[known], apicid[known], vec[known])
+
+
+def _contexts(events: Events, rows: Array) -> Array:
+    """One number for each (pCPU, thread, interrupt or not): a call chain's context."""
+    irq = (events.flags[rows] & _ANY_IRQ).astype(np.int64)
+    return (
+        (events.cpu[rows].astype(np.int64) << 40)
+        | (events.tid[rows].astype(np.int64) << 8)
+        | irq
+    )
+
+
+def _last_before(
+    contexts: Array, rows: Array, other_contexts: Array, other_rows: Array
+) -> Array:
+    """For each row, the last other row of its context before it: index, or -1."""
+    if not len(other_rows):
+        return np.full(len(rows), -1, np.int64)
+    _, coded = np.unique(
+        np.concatenate([contexts, other_contexts]), return_inverse=True
+    )
+    span = int(max(rows.max(initial=0), other_rows.max(initial=0))) + 2
+    key = coded[: len(rows)] * span + rows
+    other = coded[len(rows) :] * span + other_rows
+    order = np.argsort(other, kind="stable")
+    at = np.searchsorted(other[order], key, side="left") - 1
+    found = np.where(at >= 0, order[np.maximum(at, 0)], -1)
+    same = (found >= 0) & (other_contexts[found] == contexts)
+    result: Array = np.where(same, found, -1)
+    return result
+
+
+def _preceding(events: Events, apicv: _Accepts, plain: _Accepts) -> Array:
+    """The kvm_apic_accept_irq of each kvm_apicv_accept_irq: index, or -1."""
+    found = _last_before(
+        _contexts(events, apicv.rows),
+        # an accept without APICv is its own beginning
+        apicv.rows + 1,
+        _contexts(events, plain.rows),
+        plain.rows,
+    )
+    same = (plain.vec[found] == apicv.vec) & (plain.apicid[found] == apicv.apicid)
+    result: Array = np.where((found >= 0) & same, found, -1)
+    return result
+
+
+def _msi_of(events: Events, accepts: _Accepts) -> tuple[Array, Array]:
+    """The kvm_msi_set_irq of each accept (row or -1), and whether it has just one.
+
+    Between the two nothing of that pCPU may say that the call chain is over: the
+    tracepoint is also emitted where an MSI is only decoded.
+    """
+    rows = events.rows("kvm_msi_set_irq")
+    data = events.column("kvm_msi_set_irq", "data", np.int64)
+    if data is None:
+        data = events.column("kvm_msi_set_irq", "vector", np.int64)
+    none = np.full(len(accepts.rows), -1, np.int64)
+    if data is None or not len(accepts.rows):
+        return none, np.zeros(len(accepts.rows), np.bool_)
+    found = _last_before(
+        _contexts(events, accepts.rows), accepts.rows, _contexts(events, rows), rows
+    )
+    over = np.concatenate(
+        [events.rows(n) for n in ("kvm_entry", "kvm_exit", "sched_switch")]
+    )
+    over = over[np.argsort(over, kind="stable")]
+    ended = _last_before(
+        events.cpu[accepts.rows].astype(np.int64),
+        accepts.rows,
+        events.cpu[over].astype(np.int64),
+        over,
+    )
+    good = found >= 0
+    good &= (data[found] & 0xFF) == accepts.vec
+    if len(over):
+        good &= (ended < 0) | (over[ended] < rows[found])
+    msi_row = np.where(good, rows[found], -1)
+    _, inverse, number = np.unique(msi_row, return_inverse=True, return_counts=True)
+    unicast = good & (number[inverse] == 1)
+    return msi_row, unicast
+
+
+def _targets(
+    events: Events, vcpus: Vcpus, accepts: _Accepts, started: Array
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    """The target vCPU of each accept, and whether that is certain.
+
+    apicid is the target's vcpu_id. Where several vCPUs have it, the poster tells: a
+    vCPU's own thread posts within its VM; a post that woke one of them meant that
+    one; and a thread that meant one of them before means it again.
+    """
+    n = len(accepts.rows)
+    vcpu = np.full(n, -1, np.int32)
+    certain = np.ones(n, np.bool_)
+    shared: dict[int, list[int]] = {}
+    for vcpu_id in np.unique(accepts.apicid).tolist():
+        candidates = vcpus.candidates(vcpu_id)
+        if len(candidates) == 1:
+            vcpu[accepts.apicid == vcpu_id] = candidates[0]
+        elif candidates:
+            shared[vcpu_id] = candidates
+    open_ = np.flatnonzero(np.isin(accepts.apicid, list(shared)))
+    if not len(open_):
+        return vcpu, certain
+    irq = (events.flags[accepts.rows] & _ANY_IRQ) != 0
+    poster = vcpus.of_tid(events.tid[accepts.rows])
+    woken = _woken(events, vcpus, accepts, started)
+    learned: dict[tuple[int, int], set[int]] = {}
+    for i in open_.tolist():
+        vcpu_id = int(accepts.apicid[i])
+        candidates = shared[vcpu_id]
+        by_vm = _same_vm(vcpus, int(poster[i]), candidates) if not irq[i] else None
+        if by_vm is not None:
+            vcpu[i] = by_vm
+        elif woken[i] in candidates:
+            vcpu[i] = woken[i]
+        if vcpu[i] >= 0:
+            tid = int(events.tid[accepts.rows[i]])
+            learned.setdefault((tid, vcpu_id), set()).add(int(vcpu[i]))
+    for i in open_.tolist():
+        tid, vcpu_id = int(events.tid[accepts.rows[i]]), int(accepts.apicid[i])
+        known = learned.get((tid, vcpu_id), set())
+        if vcpu[i] < 0 and not irq[i] and len(known) == 1:
+            vcpu[i], certain[i] = next(iter(known)), False
+    return vcpu, certain
+
+
+def _same_vm(vcpus: Vcpus, poster: int, candidates: list[int]) -> int | None:
+    if poster < 0:
+        return None
+    if poster in candidates:
+        return poster
+    vm = vcpus.rows[poster].vm
+    same = [c for c in candidates if vm is not None and vcpus.rows[c].vm == vm]
+    return same[0] if len(same) == 1 else None
+
+
+def _woken(
+    events: Events, vcpus: Vcpus, accepts: _Accepts, started: Array
+) -> npt.NDArray[np.int32]:
+    """The vCPU that was woken within each accept's call chain, or -1."""
+    found = np.full(len(accepts.rows), -1, np.int32)
+    for name in ("sched_waking", "sched_wakeup"):
+        tid = events.column(name, "pid", np.int32)
+        if tid is None:
+            continue
+        rows = events.rows(name)
+        target = vcpus.of_tid(tid)
+        rows, target = rows[target >= 0], target[target >= 0]
+        # a wakeup is made with IRQs off, maybe in the softirq of another context
+        last = _last_before(
+            events.cpu[accepts.rows].astype(np.int64),
+            accepts.rows,
+            events.cpu[rows].astype(np.int64),
+            rows,
+        )
+        inside = last >= 0
+        inside &= rows[last] > started
+        found = np.where(inside, target[last], found)
+    return found

@@ -1,0 +1,231 @@
+"""Each put and what it begins: the windows in which a vCPU is not loaded.
+
+    pi_put            unloaded             pi_load
+      |-----------------------------------------|
+      ON, PIR at return              ON, PIR at entry
+
+Where probes read the descriptor, a window tells by itself whether hardware posted
+into it: ON went from 0 to 1 (SN=0), or PIR gained a bit (SN=1), and no post by KVM
+explains it. A window without probes keeps that open.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from piscope.tables import Events, PutReason, Windows
+from piscope.timeline.lifecycle import Act, Life, Mark
+from piscope.timeline.marks import Lanes
+from piscope.timeline.probes import (
+    POSTED_INTR_WAKEUP_VECTOR,
+    Probe,
+    ProbeColumns,
+    probe_columns,
+)
+
+__all__ = ("find_windows",)
+
+
+_REASON_OF_MARK = {
+    Mark.OUT_RUNNABLE: PutReason.PREEMPTED,
+    Mark.OUT_RUNNABLE_HALT: PutReason.PREEMPTED,
+    Mark.OUT_SLEEP: PutReason.ASLEEP,
+    Mark.OUT_BLOCK: PutReason.BLOCKING,
+    Mark.FPU_UNLOAD: PutReason.USERSPACE,
+    Mark.USERSPACE_EXIT: PutReason.USERSPACE,
+}
+_REASON_OF_LIFE = {
+    Life.USERSPACE: PutReason.USERSPACE,
+    Life.LEAVING: PutReason.USERSPACE,
+    Life.USERSPACE_OFF: PutReason.USERSPACE,
+    Life.IOCTL: PutReason.IOCTL,
+    Life.HOST: PutReason.USERSPACE,
+    Life.HALT: PutReason.BLOCKING,
+    Life.PREEMPTED: PutReason.PREEMPTED,
+    Life.PREEMPTED_HALT: PutReason.PREEMPTED,
+    Life.BLOCKED: PutReason.BLOCKING,
+    Life.ASLEEP: PutReason.ASLEEP,
+}
+
+
+def find_windows(
+    events: Events,
+    lanes: Lanes,
+    before: npt.NDArray[np.uint8],
+    act: npt.NDArray[np.uint8],
+    probes: list[Probe],
+    end_ns: int,
+    userspace_visible: bool,
+) -> Windows:
+    """Every put, why it was, the window it began, and what probes say of that window.
+
+    `before` and `act` are the state before each mark and what the mark did. Without
+    `userspace_visible` a switch-out that is no halt may have happened in userspace,
+    and its reason is not certain.
+    """
+    loads = (act & Act.LOAD) != 0
+    puts = np.flatnonzero((act & Act.PUT) != 0)
+    n = len(puts)
+    changes = np.flatnonzero((act & (Act.LOAD | Act.PUT)) != 0)
+    nxt = np.searchsorted(changes, puts, side="right")
+    load = changes[np.minimum(nxt, len(changes) - 1)] if n else puts
+    ended = (nxt < len(changes)) & (lanes.lane[load] == lanes.lane[puts])
+    ended &= loads[load] & ~_forgotten(lanes, puts, load)
+
+    reason = np.zeros(n, np.uint8)
+    for mark, why in _REASON_OF_MARK.items():
+        reason[lanes.mark[puts] == mark] = why
+    certain = (act[puts] & Act.UNSURE) == 0
+    certain &= ~lanes.unsure_sleep[puts]
+    if not userspace_visible:
+        certain &= lanes.mark[puts] == Mark.OUT_BLOCK
+    certain &= ~_may_wait_for_sipi(lanes, puts)
+
+    windows = Windows(
+        vcpu=lanes.lane[puts],
+        reason=reason,
+        put_row=lanes.row[puts],
+        put_ns=lanes.ts_ns[puts],
+        put_cpu=lanes.cpu[puts],
+        load_row=np.where(ended, lanes.row[load], -1),
+        load_ns=np.where(ended, lanes.ts_ns[load], end_ns),
+        load_cpu=np.where(ended, lanes.cpu[load], -1).astype(np.int32),
+        certain=certain,
+        probed=np.zeros(n, np.bool_),
+        on_put=np.full(n, -1, np.int8),
+        on_load=np.full(n, -1, np.int8),
+        sn_put=np.full(n, -1, np.int8),
+        nv_put=np.full(n, -1, np.int16),
+        new_pir=np.zeros((n, 4), np.uint64),
+    )
+    if probes and n:
+        _read_probes(events, windows, probes, before[puts])
+    return windows
+
+
+def _forgotten(
+    lanes: Lanes, puts: npt.NDArray[np.int64], load: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """Whether events were lost between a put and what looks like its load."""
+    lost = np.isin(lanes.mark, (Mark.LOST_HERE, Mark.LOST_ELSEWHERE))
+    so_far = np.cumsum(lost)
+    result: npt.NDArray[np.bool_] = so_far[load] != so_far[puts]
+    return result
+
+
+def _may_wait_for_sipi(
+    lanes: Lanes, puts: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """A block of a vCPU that never entered its guest may be a wait for SIPI.
+
+    Its guest has interrupts disabled then, and no wakeup vector is armed.
+    """
+    entered = np.cumsum(np.isin(lanes.mark, (Mark.ENTRY, Mark.EXIT, Mark.EXIT_HALT)))
+    head = lanes.starts[lanes.lane[puts]]
+    none_yet = entered[puts] == np.where(head > 0, entered[head - 1], 0)
+    result: npt.NDArray[np.bool_] = none_yet & (lanes.mark[puts] == Mark.OUT_BLOCK)
+    return result
+
+
+def _read_probes(
+    events: Events,
+    windows: Windows,
+    probes: list[Probe],
+    life: npt.NDArray[np.uint8],
+) -> None:
+    """Put into the windows what the probes at both of their ends read."""
+    put = probe_columns(events, probes, "put", at_return=False)
+    put_done = probe_columns(events, probes, "put", at_return=True)
+    load = probe_columns(events, probes, "load", at_return=False)
+    if put is None or load is None:
+        return
+    tid = events.tid[windows.put_row]
+    # a put by another mark than a probe keeps the reason that the mark gave it
+    by_probe = np.isin(windows.put_row, put.rows)
+    for state, why in _REASON_OF_LIFE.items():
+        windows.reason[by_probe & (life == state)] = why
+    at_put = np.searchsorted(put.rows, windows.put_row)
+    at_put = np.minimum(at_put, max(len(put.rows) - 1, 0))
+    if put.preempted is not None and put.blocking is not None and len(put.rows):
+        _reasons_by_flags(windows, put, at_put, by_probe)
+
+    # the return of the same put, by the same thread, before the window ends
+    done = put if put_done is None else put_done
+    first = _first_of_thread(events, done.rows, windows.put_row, tid)
+    ok = by_probe & (first >= 0) & (done.ctl is not None)
+    ok &= (done.rows[first] < windows.load_row) | (windows.load_row < 0)
+    if done.ctl is not None and len(done.rows):
+        ctl = done.ctl[first]
+        windows.on_put[ok] = (ctl & np.uint64(1)).astype(np.int8)[ok]
+        if put_done is not None:
+            windows.sn_put[ok] = ((ctl >> np.uint64(1)) & np.uint64(1)).astype(np.int8)[
+                ok
+            ]
+            nv = ((ctl >> np.uint64(16)) & np.uint64(0xFF)).astype(np.int16)
+            windows.nv_put[ok] = nv[ok]
+            _irqs_blocked(windows)
+
+    at_load = np.searchsorted(load.rows, windows.load_row)
+    at_load = np.minimum(at_load, max(len(load.rows) - 1, 0))
+    seen = np.isin(windows.load_row, load.rows)
+    if load.ctl is not None and len(load.rows):
+        windows.on_load[seen] = (load.ctl[at_load] & np.uint64(1)).astype(np.int8)[seen]
+    windows.probed = (windows.on_put >= 0) & (windows.on_load >= 0)
+    if done.pir is not None and load.pir is not None and len(load.rows):
+        gained = load.pir[at_load] & ~done.pir[first]
+        windows.new_pir[windows.probed] = gained[windows.probed]
+
+
+def _reasons_by_flags(
+    windows: Windows,
+    put: ProbeColumns,
+    at_put: npt.NDArray[np.int64],
+    by_probe: npt.NDArray[np.bool_],
+) -> None:
+    """vcpu->preempted and the rcuwait, as the kernel itself saw them at the put."""
+    assert put.preempted is not None
+    assert put.blocking is not None
+    preempted = (put.preempted[at_put] != 0) & by_probe
+    blocking = (put.blocking[at_put] != 0) & by_probe
+    was_out = windows.reason == PutReason.PREEMPTED
+    windows.reason[preempted & ~blocking] = PutReason.PREEMPTED
+    windows.reason[preempted & blocking] = PutReason.BLOCKING_PREEMPTED
+    windows.reason[~preempted & blocking] = PutReason.BLOCKING
+    neither = by_probe & ~preempted & ~blocking
+    # Since 6.11 a runnable vCPU that does not want to run is not `preempted`.
+    windows.reason[neither & was_out] = PutReason.RUNNABLE
+    was_block = windows.reason == PutReason.BLOCKING
+    windows.reason[neither & was_block] = PutReason.ASLEEP
+    windows.certain |= by_probe
+
+
+def _irqs_blocked(windows: Windows) -> None:
+    """A blocking put that did not arm the wakeup vector: guest interrupts blocked.
+
+    That holds where the kernel arms it at all: on this VM, at some put.
+    """
+    armed = windows.nv_put == POSTED_INTR_WAKEUP_VECTOR
+    if not armed.any():
+        return
+    plain = (windows.reason == PutReason.BLOCKING) & (windows.nv_put >= 0)
+    windows.reason[plain & ~armed] = PutReason.BLOCKING_IRQS_BLOCKED
+
+
+def _first_of_thread(
+    events: Events,
+    rows: npt.NDArray[np.int64],
+    after: npt.NDArray[np.int64],
+    tid: npt.NDArray[np.int32],
+) -> npt.NDArray[np.int64]:
+    """The first of `rows` at or after each of `after` that the thread traced, or -1."""
+    if not len(rows):
+        return np.full(len(after), -1, np.int64)
+    span = len(events) + 1
+    order = np.lexsort((rows, events.tid[rows]))
+    key = events.tid[rows[order]].astype(np.int64) * span + rows[order]
+    at = np.searchsorted(key, tid.astype(np.int64) * span + after, side="left")
+    found = order[np.minimum(at, len(order) - 1)]
+    same = (at < len(order)) & (events.tid[rows[found]] == tid)
+    result: npt.NDArray[np.int64] = np.where(same, found, -1)
+    return result
