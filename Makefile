@@ -1,0 +1,69 @@
+# Everything that a developer or a visitor runs. `make help` lists it.
+#
+# Python lives in .venv of this checkout; nothing is installed globally, except by
+# `make tools`, and that only as root.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+SAMPLE := sample_traces/vmx-6.12.117-ipiv-us.n_userspace_slow.trace.dat
+# For `make sample`: how long to record, and where to.
+SECONDS ?= 5
+OUT     ?= host.trace.dat
+
+.DEFAULT_GOAL := help
+.PHONY: help demo install tools test lint types bench check sample readme clean
+
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## Install what is needed and look at a sample trace.
+	@for command in \
+	    'check $(SAMPLE)' \
+	    'events --vcpu 0 --from 50% --limit 12 $(SAMPLE)'; do \
+	    printf '\n$$ piscope %s\n' "$$command"; \
+	    $(BIN)/piscope $$command || exit; \
+	done
+
+install: $(STAMP) ## Make .venv with piscope and all that its tests need.
+
+# A new pyproject.toml is a new set of dependencies.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo 'piscope needs Python 3.11 or newer, and "$(PYTHON)" is none: make PYTHON=python3.12'; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo '"$(PYTHON)" has no ensurepip: install its venv package (Debian: apt install python3-venv)'; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+tools: ## Install the programs that tests compare with, or name their packages.
+	@.ci/tools
+
+test: $(STAMP) tools ## Run all tests; needs no root, uses it where it is there.
+	$(BIN)/python -m pytest -n 2 -q
+
+lint: $(STAMP) ## Check style and format.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## Check types.
+	$(BIN)/mypy
+
+bench: $(STAMP) ## Measure speed and memory, beside trace-cmd and perf.
+	$(BIN)/python -m benchmarks
+
+check: lint types test ## Everything that must hold before a commit.
+
+readme: $(STAMP) ## Write the generated parts of README.md anew.
+	$(BIN)/python tests/readme_blocks.py
+
+sample: $(STAMP) ## Record this host for SECONDS=5 into OUT=host.trace.dat, and check it (root).
+	$(BIN)/python -m piscope check --json $(SAMPLE) \
+	  | $(BIN)/python -c 'import json, sys; print(json.load(sys.stdin)["record"]["trace_cmd"])' \
+	  | { read -r record; $$record -o $(OUT) sleep $(SECONDS); }
+	$(BIN)/piscope check $(OUT)
+
+clean: ## Remove .venv and what tools left behind.
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
