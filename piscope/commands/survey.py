@@ -7,6 +7,7 @@ relative to the trace, and vCPUs.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -71,16 +72,18 @@ def survey(
     *,
     ignore: tuple[str, ...] = (),
     probes: tuple[str, ...] = (),
+    watch: Callable[[Iterator[RawChunk]], Iterator[RawChunk]] = iter,
 ) -> Survey:
     """Read a whole trace once, decoding next to nothing.
 
     Afterwards `source.counts` and `source.losses` hold those of this pass. `ignore`
     as in sources.raw.Wanted; `probes` are patterns of events whose field names are
-    collected in `probe_fields`.
+    collected in `probe_fields`. The chunks pass through `watch`.
     """
     result = Survey()
     fields = {**_LOOKED_AT, **dict.fromkeys(probes)}
-    for chunk in source.chunks(Wanted(fields, others=True, ignore=ignore)):
+    wanted = Wanted(fields, others=True, ignore=ignore)
+    for chunk in watch(source.chunks(wanted)):
         if len(chunk):
             _add(result, chunk, source.events)
     for tid, vcpu_id in source.info.guest_threads.items():

@@ -1,0 +1,248 @@
+"""What `piscope check` found, as lines of 80 columns or as JSON."""
+
+from __future__ import annotations
+
+import shlex
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from piscope.commands.check_questions import (
+    PROBE_COMMANDS,
+    Answer,
+    perf_command,
+    trace_cmd_command,
+    worth_recording,
+)
+from piscope.commands.event_text import comm_of
+from piscope.commands.losses import loss_lines
+from piscope.commands.survey import ISA_SVM, ISA_VMX, Survey
+from piscope.sources.raw import Loss, TraceInfo
+
+__all__ = ("Check", "as_json", "as_lines")
+
+_WIDTH = 80
+_MARGIN = 12
+_MOST_EVENTS = 40
+_MOST_VCPUS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Everything that is known of a trace without analyzing it."""
+
+    info: TraceInfo
+    counts: dict[str, int]
+    losses: list[Loss]
+    seen: Survey
+    answers: list[Answer]
+
+    @property
+    def host(self) -> str | None:
+        """ "vmx", "svm", "guest" for a trace of a guest; None: no event tells."""
+        if self.info.is_guest:
+            return "guest"
+        if self.seen.exits_by_isa[ISA_VMX]:
+            return "vmx"
+        return "svm" if self.seen.exits_by_isa[ISA_SVM] else None
+
+
+def as_json(check: Check) -> dict[str, Any]:
+    """The report as plain values; instants and lengths in the trace's clock.
+
+    The keys and their meanings stay as they are within a `schema_version`.
+    """
+    info, seen = check.info, check.seen
+    return {
+        "schema_version": 1,
+        "path": info.path,
+        "format": info.format,
+        "kind": info.kind,
+        "size_bytes": info.size_bytes,
+        "kernel_release": info.kernel_release,
+        "clock": info.clock,
+        "ts_unit": info.ts_unit,
+        "ts_resolution_ns": info.ts_resolution_ns,
+        "command": info.command,
+        "host": check.host,
+        "events": seen.events,
+        "first_ns": seen.first_ns,
+        "last_ns": seen.last_ns,
+        "duration_ns": seen.duration_ns,
+        "host_cpus": info.host_cpus,
+        "cpus": {str(cpu): asdict(span) for cpu, span in sorted(seen.cpus.items())},
+        "counts": dict(sorted(check.counts.items())),
+        "vcpu_threads": [
+            {
+                "tid": tid,
+                "comm": comm_of(info.comms, tid),
+                "tgid": info.tgids.get(tid),
+                "vcpu_ids": sorted(ids),
+            }
+            for tid, ids in sorted(seen.vcpu_threads.items())
+        ],
+        "losses": [asdict(loss) for loss in check.losses],
+        "notes": list(info.notes),
+        "questions": [
+            {
+                **asdict(answer),
+                "trace_cmd": _joined(trace_cmd_command, _tracepoints(answer.missing)),
+                "perf": _joined(perf_command, _tracepoints(answer.missing)),
+            }
+            for answer in check.answers
+        ],
+        "record": {
+            "trace_cmd": shlex.join(trace_cmd_command(worth_recording())),
+            "perf": shlex.join(perf_command(worth_recording())),
+            "probes": list(PROBE_COMMANDS),
+        },
+    }
+
+
+def as_lines(check: Check) -> Iterator[str]:
+    """The report for people: facts, questions, and how to record what is missing."""
+    for label, values in _facts(check):
+        for i, value in enumerate(values):
+            yield from _wrapped(value, f"{'' if i else label:<{_MARGIN}}")
+    yield ""
+    yield "Questions that it can answer"
+    for answer in check.answers:
+        yield from _answer_lines(answer)
+    if all(answer.verdict == "yes" for answer in check.answers):
+        return
+    yield ""
+    yield "To answer all of them, record on the host with trace-cmd or with perf"
+    for command in (trace_cmd_command, perf_command):
+        yield ""
+        yield from _command_lines(command(worth_recording()))
+    if any(a.question == "descriptor" and a.verdict != "yes" for a in check.answers):
+        yield ""
+        yield "and for the descriptor, before that, and with one more `-e pi`,"
+        yield ""
+        yield from (f"    {line}" for line in PROBE_COMMANDS)
+
+
+def _facts(check: Check) -> Iterator[tuple[str, list[str]]]:
+    info, seen = check.info, check.seen
+    size = f", {info.size_bytes:,} bytes" if info.size_bytes is not None else ""
+    yield "trace", [info.path]
+    yield "format", [f"{info.format}{size}"]
+    yield "kernel", [info.kernel_release or "not told"]
+    yield "host", [_HOSTS[check.host]]
+    yield "clock", [_clock(info)]
+    yield "time", [_time(info, seen)]
+    if info.command:
+        yield "command", [info.command]
+    yield "pCPUs", [_cpus(info, seen)]
+    yield "vCPUs", list(_vcpus(info, seen))
+    yield "events", list(_events(check))
+    yield "lost", list(loss_lines(check.losses)) or ["nothing that the trace tells of"]
+    if info.notes:
+        yield "notes", list(info.notes)
+
+
+_HOSTS = {
+    "vmx": "VMX (Intel)",
+    "svm": "SVM (AMD): it has no VMX posted interrupts",
+    "guest": "none: recorded inside a guest",
+    None: "not told: no kvm_exit says whether it is VMX or SVM",
+}
+
+
+def _clock(info: TraceInfo) -> str:
+    name = info.clock or "not told"
+    if info.ts_unit != "ns":
+        return f"{name}, counts {info.ts_unit} instead of nanoseconds"
+    if info.ts_resolution_ns > 1:
+        return f"{name}, rounded to {info.ts_resolution_ns:,} ns"
+    return f"{name}, in nanoseconds"
+
+
+def _time(info: TraceInfo, seen: Survey) -> str:
+    if seen.first_ns is None or seen.last_ns is None:
+        return "no events"
+    if info.ts_unit != "ns":
+        return f"{seen.duration_ns:,} {info.ts_unit}, from {seen.first_ns}"
+    return (
+        f"{seen.duration_ns / 1e9:.6f} s, from {seen.first_ns / 1e9:.6f}"
+        f" to {seen.last_ns / 1e9:.6f}"
+    )
+
+
+def _cpus(info: TraceInfo, seen: Survey) -> str:
+    of = f" of {info.host_cpus}" if info.host_cpus is not None else ""
+    starts = {span.first_ns for span in seen.cpus.values()}
+    late = max(starts, default=0) - min(starts, default=0)
+    # Ring buffers that wrapped begin at different instants.
+    spread = ""
+    if seen.duration_ns and late * 10 > seen.duration_ns:
+        spread = "; their first events are far apart"
+    return f"{len(seen.cpus)}{of} with events{spread}"
+
+
+def _vcpus(info: TraceInfo, seen: Survey) -> Iterator[str]:
+    if not seen.vcpu_threads:
+        yield "none seen"
+        return
+    threads = sorted(seen.vcpu_threads.items(), key=lambda item: (item[0], *item[1]))
+    for tid, ids in threads[:_MOST_VCPUS]:
+        comm = comm_of(info.comms, tid) or "?"
+        yield f"vcpu_id {','.join(map(str, sorted(ids)))} is thread {tid} ({comm})"
+    if len(threads) > _MOST_VCPUS:
+        yield f"and {len(threads) - _MOST_VCPUS} more"
+
+
+def _events(check: Check) -> Iterator[str]:
+    kinds = sorted(check.counts.items(), key=lambda item: (-item[1], item[0]))
+    yield f"{check.seen.events:,} of {len(kinds)} kinds"
+    for key, count in kinds[:_MOST_EVENTS]:
+        yield f"{count:>11,}  {key.removeprefix(':')}"
+    if len(kinds) > _MOST_EVENTS:
+        rest = sum(count for _, count in kinds[_MOST_EVENTS:])
+        yield f"{rest:>11,}  in {len(kinds) - _MOST_EVENTS} more kinds"
+
+
+def _answer_lines(answer: Answer) -> Iterator[str]:
+    yield from _wrapped(answer.meaning, f"  {answer.verdict:<7} {answer.question:<11} ")
+    margin = " " * 10
+    for reason in answer.reasons:
+        yield from _wrapped(reason, margin)
+    if answer.missing:
+        add = " ".join(f"-e {key}" for key in _tracepoints(answer.missing))
+        yield from _wrapped(f"record {add}" if add else "record the probes", margin)
+
+
+def _tracepoints(missing: Iterable[str]) -> list[str]:
+    return [key for key in missing if "*" not in key]
+
+
+def _joined(command: Callable[[list[str]], list[str]], events: list[str]) -> str | None:
+    return shlex.join(command(events)) if events else None
+
+
+def _command_lines(words: list[str]) -> Iterator[str]:
+    # Breaks between options only, so that a line can be read and the whole pasted.
+    lines = textwrap.wrap(
+        shlex.join(words).replace("-e ", "-e\0"),
+        _WIDTH - 8,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    for i, line in enumerate(lines):
+        indent = "        " if i else "    "
+        end = " \\" if i < len(lines) - 1 else ""
+        yield f"{indent}{line}{end}".replace("\0", " ")
+
+
+def _wrapped(text: str, first: str) -> list[str]:
+    printable = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    if printable.startswith(" "):  # a column of numbers
+        return [first + printable]
+    return textwrap.wrap(
+        printable,
+        _WIDTH,
+        initial_indent=first,
+        subsequent_indent=" " * len(first),
+        break_on_hyphens=False,
+    ) or [first.rstrip()]
