@@ -60,6 +60,8 @@ class PerfHeader:
     def add_attr(self, data: bytes, ids: tuple[int, ...]) -> None:
         """One more recorded event, with the ids its samples may carry."""
         self.attrs.append(read_attr(data, self.order))
+        if len(self.attrs) > _MAX_ATTRS or len(self.attr_of_id) + len(ids) > _MAX_IDS:
+            raise TraceFormatError("more attrs or ids than any recording has")
         for number in ids:
             self.attr_of_id.setdefault(number, len(self.attrs) - 1)
 
@@ -176,25 +178,23 @@ def _read_attrs(
     source: PerfBytes, header: PerfHeader, offset: int, size: int, entry_size: int
 ) -> None:
     entry_size = entry_size or 80  # 0 in files of perf before 2.6.33
-    if not 80 <= entry_size <= 8192 or size // entry_size > _MAX_ATTRS:
+    if not 80 <= entry_size <= 8192 or size > _MAX_ATTRS * entry_size:
         raise TraceFormatError(
             f"attr table of {size} bytes in entries of {entry_size}",
             path=source.path,
             byte=16,
         )
     table = source.read(offset, size)
-    ids_left = _MAX_IDS
     for at in range(0, len(table) - entry_size + 1, entry_size):
         entry = table[at : at + entry_size]
         ids_at, ids_size = struct.unpack_from(
             header.mark + "QQ", entry, entry_size - 16
         )
         count = ids_size // 8
-        if count > ids_left:
+        if count > _MAX_IDS:
             raise TraceFormatError(
                 f"an attr with {count} ids", path=source.path, byte=offset + at
             )
-        ids_left -= count
         raw = source.read(ids_at, 8 * count)
         header.add_attr(
             entry[:-16],
