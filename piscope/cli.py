@@ -94,6 +94,8 @@ def main() -> NoReturn:
         os.environ.setdefault(variable, "1")
     # An exception, so that unfinished files are removed on the way out.
     signal.signal(signal.SIGTERM, _on_sigterm)
+    if "_PISCOPE_COMPLETE" in os.environ:
+        cli.main(prog_name="piscope")  # answers the shell and ends
     status = run(sys.argv[1:])
     try:
         sys.stdout.flush()
@@ -108,8 +110,12 @@ def run(arguments: Sequence[str]) -> int:
     With PISCOPE_DEBUG=1 in the environment, an error is the exception itself.
     """
     try:
-        status = cli.main(list(arguments), prog_name="piscope", standalone_mode=False)
+        # cli.main() would turn a closed pipe into status 1, which is a verdict here.
+        with cli.make_context("piscope", list(arguments)) as context:
+            status = cli.invoke(context)
         return status if isinstance(status, int) else 0
+    except click.exceptions.Exit as e:
+        return e.exit_code
     except (click.Abort, KeyboardInterrupt):
         _say("interrupted")
         return EXIT_INTERRUPTED

@@ -15,7 +15,7 @@ from piscope.commands.check_questions import (
     trace_cmd_command,
     worth_recording,
 )
-from piscope.commands.event_text import comm_of
+from piscope.commands.event_text import comm_of, seconds_text
 from piscope.commands.losses import loss_lines
 from piscope.commands.survey import ISA_SVM, ISA_VMX, Survey
 from piscope.sources.raw import Loss, TraceInfo
@@ -165,20 +165,14 @@ def _time(info: TraceInfo, seen: Survey) -> str:
     if info.ts_unit != "ns":
         return f"{seen.duration_ns:,} {info.ts_unit}, from {seen.first_ns}"
     return (
-        f"{seen.duration_ns / 1e9:.6f} s, from {seen.first_ns / 1e9:.6f}"
-        f" to {seen.last_ns / 1e9:.6f}"
+        f"{seconds_text(seen.duration_ns)} s, from {seconds_text(seen.first_ns)}"
+        f" to {seconds_text(seen.last_ns)}"
     )
 
 
 def _cpus(info: TraceInfo, seen: Survey) -> str:
     of = f" of {info.host_cpus}" if info.host_cpus is not None else ""
-    starts = {span.first_ns for span in seen.cpus.values()}
-    late = max(starts, default=0) - min(starts, default=0)
-    # Ring buffers that wrapped begin at different instants.
-    spread = ""
-    if seen.duration_ns and late * 10 > seen.duration_ns:
-        spread = "; their first events are far apart"
-    return f"{len(seen.cpus)}{of} with events{spread}"
+    return f"{len(seen.cpus)}{of} with events"
 
 
 def _vcpus(info: TraceInfo, seen: Survey) -> Iterator[str]:

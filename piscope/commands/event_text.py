@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from piscope.sources.raw import Array, Payload, RawChunk, Source
 
-__all__ = ("comm_of", "json_fields", "json_lines", "text_lines")
+__all__ = ("comm_of", "json_fields", "json_lines", "seconds_text", "text_lines")
 
 _UNKNOWN_COMM = "<...>"  # what the kernel prints for a thread whose name it lost
 
@@ -29,6 +29,13 @@ _UNKNOWN_COMM = "<...>"  # what the kernel prints for a thread whose name it los
 def comm_of(comms: Mapping[int, str], tid: int) -> str | None:
     """The thread's name; None: the trace does not tell. tid 0 is every idle thread."""
     return "<idle>" if tid == 0 else comms.get(tid)
+
+
+def seconds_text(ts_ns: int, digits: int = 9) -> str:
+    """Nanoseconds as seconds with so many decimals (1 to 9), cut, not rounded."""
+    seconds, rest = divmod(abs(ts_ns), 10**9)
+    sign = "-" if ts_ns < 0 else ""
+    return f"{sign}{seconds}.{rest // 10 ** (9 - digits):0{digits}d}"
 
 
 def text_lines(chunk: RawChunk, source: Source) -> Iterator[str]:
@@ -189,18 +196,12 @@ def _instants(ts_ns: npt.NDArray[np.int64], source: Source) -> list[str]:
     seconds, rest = np.divmod(ts_ns, 10**9)
     # divmod rounds down: -0.25 s is -1 s and 0.75 s.
     if (seconds < 0).any():
-        return [f"{_signed(ts, digits):>{digits + 6}}" for ts in ts_ns.tolist()]
+        return [f"{seconds_text(ts, digits):>{digits + 6}}" for ts in ts_ns.tolist()]
     rest //= 10 ** (9 - digits)
     template = f"%5d.%0{digits}d"
     return [
         template % pair for pair in zip(seconds.tolist(), rest.tolist(), strict=True)
     ]
-
-
-def _signed(ts_ns: int, digits: int) -> str:
-    seconds, rest = divmod(abs(ts_ns), 10**9)
-    sign = "-" if ts_ns < 0 else ""
-    return f"{sign}{seconds}.{rest // 10 ** (9 - digits):0{digits}d}"
 
 
 class _Cache(dict[Any, str]):
