@@ -164,6 +164,24 @@ def test_after_a_loss_only_a_drain_gives_certainty():
     assert settled[4:] == [Letter.POST_SW_NEW, Letter.POST_SW_AGAIN]
 
 
+def test_a_post_of_an_unknown_vector_may_have_been_any():
+    either = Letter.POST_SW_EITHER
+    settled = classify(
+        [
+            Letter.LOAD_OTHER,
+            either,
+            either,
+            either,
+            Letter.SYNC,
+            Letter.POST_HW,
+            either,
+        ],
+        [-1, -1, 0x41, 0x41, -1, 0x41, -1],
+    )
+    assert settled[1:4] == [Letter.POST_SW_NEW, either, Letter.POST_SW_AGAIN]
+    assert settled[6] == either
+
+
 def test_arguments_that_do_not_fit():
     with pytest.raises(ValueError, match="1 vectors for 2 letters"):
         classify([Letter.NOP, Letter.NOP], [0])
