@@ -73,11 +73,8 @@ def classify_software_posts(
     letters[software] = Letter.POST_SW_EITHER
     previous = _previous_of_vector(posted, starts)
     unnamed = (posted == _NONE) & _POSTS[letters]
-    open_before = len(letters) + 1
-    while (open_now := np.count_nonzero(letters == Letter.POST_SW_EITHER)) > 0:
-        if open_now == open_before:
-            break  # nothing was settled by the last pass, nor would be by another
-        open_before = open_now
+    left, before = _open(letters), len(letters) + 1
+    while 0 < left < before:  # a pass that settles nothing is the last
         walk = scan(automaton, letters, starts, initial)
         again, new = _settle(automaton, walk, letters, starts, previous, unnamed)
         letters[again] = Letter.POST_SW_AGAIN
