@@ -51,6 +51,12 @@ class Request:
     end: str | None = None
     limit: int | None = None
 
+    @property
+    def needs_survey(self) -> bool:
+        """Whether the trace must be read once before: for relative times and vCPUs."""
+        moments = [parse_moment(t) for t in (self.start, self.end) if t is not None]
+        return self.vcpu_ids is not None or any(m.is_relative for m in moments)
+
 
 def write_events(
     trace: str,
@@ -76,7 +82,7 @@ def write_events(
     # On a terminal the lines and the bar would overwrite each other.
     with_bar = not (quiet or to_terminal) and sys.stderr.isatty()
     with ExitStack() as stack:
-        source = stack.enter_context(opened(trace))
+        source = stack.enter_context(opened(trace, twice=request.needs_survey))
         plan = _plan(source, request, with_bar=with_bar)
         file = (
             sys.stdout.buffer if path is None else stack.enter_context(replacing(path))
@@ -105,11 +111,9 @@ def _plan(source: Source, request: Request, *, with_bar: bool) -> _Plan:
     cpus = parse_numbers(request.cpus) if request.cpus is not None else None
     tids = parse_numbers(request.tids) if request.tids is not None else None
     vcpu_ids = parse_numbers(request.vcpu_ids) if request.vcpu_ids is not None else None
-    # Only a relative time, a vCPU or a bar needs to know the whole trace first.
     seen = Survey()
-    relative = any(m is not None and m.is_relative for m in (start, end))
     long = with_bar and (source.info.size_bytes or 0) >= _BAR_BYTES
-    if relative or vcpu_ids is not None or long:
+    if request.needs_survey or long:
         seen = survey(source, ignore=request.ignore)
 
     counts = source.info.ts_unit != "ns"

@@ -170,7 +170,7 @@ def test_the_facts(traces: dict[str, FakeSource], piscope: Run) -> None:
         "pCPUs       2 of 4 with events\n",
         "vCPUs       vcpu_id 0 is thread 11 (CPU 0/KVM)\n",
         "2  kvm:kvm_entry\n",
-        "the older events are gone: 7, CPU 0 (at the start)\n",
+        "lost        the ring buffer wrapped, the older events are gone: 7, CPU 0",
     ):
         assert fact in out, fact
     report = json.loads(piscope("check", "t", "--json")[1])
