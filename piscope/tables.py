@@ -245,7 +245,10 @@ class Windows:
     certain    bool[n]   the put is at its place, and its reason is the right one
     probed     bool[n]   probes read the descriptor at both ends; then
     on_put     int8[n]   ON at the end of the put (-1: not read)
-    on_load    int8[n]   ON at the load (-1: not read)
+    on_before  int8[n]   ON when the put began (-1: not read)
+    pir_before int8[n]   PIR not empty when the put began (-1: not read)
+    on_load    int8[n]   ON when the load began (-1: not read)
+    pir_load   int8[n]   PIR not empty when the load began (-1: not read)
     sn_put     int8[n]   SN at the end of the put (-1: not read)
     nv_put     int16[n]  NV likewise
     new_pir    uint64[n, 4]  bits that PIR gained in the window
@@ -262,7 +265,10 @@ class Windows:
     certain: npt.NDArray[np.bool_]
     probed: npt.NDArray[np.bool_]
     on_put: npt.NDArray[np.int8]
+    on_before: npt.NDArray[np.int8]
+    pir_before: npt.NDArray[np.int8]
     on_load: npt.NDArray[np.int8]
+    pir_load: npt.NDArray[np.int8]
     sn_put: npt.NDArray[np.int8]
     nv_put: npt.NDArray[np.int16]
     new_pir: npt.NDArray[np.uint64]
@@ -316,8 +322,8 @@ class Acts:
     ts_ns   int64[n]
     cpu     int32[n]
     act     uint8[n]  bits of timeline.lifecycle.Act
-    direct  bool[n]   a VM-exit and the entry after it with no event between them: maybe
-                      a fast path, in which IRQs stay off
+    direct  bool[n]   a VM-exit with the entry right behind it, no event of the thread
+                      between them: maybe a fast path, in which IRQs stay off
     reason  int32[n]  of VM-exits, else -1
     """
 

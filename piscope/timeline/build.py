@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from piscope.errors import UnanswerableError
-from piscope.tables import Acts, Events, Timeline
+from piscope.tables import Acts, Events, Timeline, Vcpus
 from piscope.timeline.intervals import tile
 from piscope.timeline.lifecycle import Act, Mark, tables, walk
 from piscope.timeline.losses import loss_gaps, unbounded_losses
@@ -62,7 +62,7 @@ def build_timeline(events: Events) -> Timeline:
         vcpus=vcpus,
         intervals=tile(events, vcpus, lanes, life, act, span_ns, userspace_visible),
         windows=windows,
-        acts=_acts(lanes, act),
+        acts=_acts(events, vcpus, lanes, act),
         posts=find_posts(events, vcpus),
         span_ns=span_ns,
         probes=tuple(p.event for p in used),
@@ -98,13 +98,9 @@ def _refuse(events: Events) -> None:
         )
 
 
-def _acts(lanes: Lanes, act: npt.NDArray[np.uint8]) -> Acts:
-    n = len(act)
-    direct = np.zeros(n, np.bool_)
-    if n > 1:
-        exit_ = np.isin(lanes.mark, (Mark.EXIT, Mark.EXIT_HALT))
-        direct[:-1] = exit_[:-1] & (lanes.mark[1:] == Mark.ENTRY)
-        direct[:-1] &= lanes.lane[1:] == lanes.lane[:-1]
+def _acts(
+    events: Events, vcpus: Vcpus, lanes: Lanes, act: npt.NDArray[np.uint8]
+) -> Acts:
     picked = np.flatnonzero(act & ~np.uint8(Act.UNSURE))
     return Acts(
         vcpu=lanes.lane[picked],
@@ -112,6 +108,23 @@ def _acts(lanes: Lanes, act: npt.NDArray[np.uint8]) -> Acts:
         ts_ns=lanes.ts_ns[picked],
         cpu=lanes.cpu[picked],
         act=act[picked],
-        direct=direct[picked],
+        direct=_direct(events, vcpus, lanes)[picked],
         reason=lanes.reason[picked],
     )
+
+
+def _direct(events: Events, vcpus: Vcpus, lanes: Lanes) -> npt.NDArray[np.bool_]:
+    """Exits with the entry right behind: nothing that the thread did was traced."""
+    n = len(lanes.mark)
+    direct = np.zeros(n, np.bool_)
+    if n < 2:
+        return direct
+    exit_ = np.isin(lanes.mark[:-1], (Mark.EXIT, Mark.EXIT_HALT))
+    exit_ &= (lanes.mark[1:] == Mark.ENTRY) & (lanes.lane[1:] == lanes.lane[:-1])
+    vcpu = vcpus.of_tid(events.tid)
+    own = np.flatnonzero(vcpu >= 0)
+    own = own[np.argsort(vcpu[own].astype(np.uint16), kind="stable")]
+    place = np.zeros(len(events), np.int64)
+    place[own] = np.arange(len(own))
+    direct[:-1] = exit_ & (place[lanes.row[1:]] - place[lanes.row[:-1]] == 1)
+    return direct

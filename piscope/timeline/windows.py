@@ -94,7 +94,10 @@ def find_windows(
         certain=certain,
         probed=np.zeros(n, np.bool_),
         on_put=np.full(n, -1, np.int8),
+        on_before=np.full(n, -1, np.int8),
+        pir_before=np.full(n, -1, np.int8),
         on_load=np.full(n, -1, np.int8),
+        pir_load=np.full(n, -1, np.int8),
         sn_put=np.full(n, -1, np.int8),
         nv_put=np.full(n, -1, np.int16),
         new_pir=np.zeros((n, 4), np.uint64),
@@ -150,31 +153,45 @@ def _read_probes(
     if put.preempted is not None and put.blocking is not None and len(put.rows):
         _reasons_by_flags(windows, put, at_put, by_probe)
 
+    if put.ctl is not None and len(put.rows):
+        windows.on_before[by_probe] = _bit(put.ctl, 0)[at_put][by_probe]
+    if put.pir is not None and len(put.rows):
+        windows.pir_before[by_probe] = _any(put.pir)[at_put][by_probe]
+
     # the return of the same put, by the same thread, before the window ends
     done = put if put_done is None else put_done
     first = _first_of_thread(events, done.rows, windows.put_row, tid)
-    ok = by_probe & (first >= 0) & (done.ctl is not None)
+    ok = by_probe & (first >= 0)
+    if done.ctl is None or not len(done.rows):
+        return
     ok &= (done.rows[first] < windows.load_row) | (windows.load_row < 0)
-    if done.ctl is not None and len(done.rows):
-        ctl = done.ctl[first]
-        windows.on_put[ok] = (ctl & np.uint64(1)).astype(np.int8)[ok]
-        if put_done is not None:
-            windows.sn_put[ok] = ((ctl >> np.uint64(1)) & np.uint64(1)).astype(np.int8)[
-                ok
-            ]
-            nv = ((ctl >> np.uint64(16)) & np.uint64(0xFF)).astype(np.int16)
-            windows.nv_put[ok] = nv[ok]
-            _irqs_blocked(windows)
+    windows.on_put[ok] = _bit(done.ctl, 0)[first][ok]
+    if put_done is not None:
+        windows.sn_put[ok] = _bit(done.ctl, 1)[first][ok]
+        nv = ((done.ctl >> np.uint64(16)) & np.uint64(0xFF)).astype(np.int16)
+        windows.nv_put[ok] = nv[first][ok]
+        _irqs_blocked(windows)
 
+    if load.ctl is None or not len(load.rows):
+        return
     at_load = np.searchsorted(load.rows, windows.load_row)
-    at_load = np.minimum(at_load, max(len(load.rows) - 1, 0))
-    seen = np.isin(windows.load_row, load.rows)
-    if load.ctl is not None and len(load.rows):
-        windows.on_load[seen] = (load.ctl[at_load] & np.uint64(1)).astype(np.int8)[seen]
+    at_load = np.minimum(at_load, len(load.rows) - 1)
+    seen = load.rows[at_load] == windows.load_row
+    windows.on_load[seen] = _bit(load.ctl, 0)[at_load][seen]
     windows.probed = (windows.on_put >= 0) & (windows.on_load >= 0)
-    if done.pir is not None and load.pir is not None and len(load.rows):
-        gained = load.pir[at_load] & ~done.pir[first]
-        windows.new_pir[windows.probed] = gained[windows.probed]
+    if load.pir is not None:
+        windows.pir_load[seen] = _any(load.pir)[at_load][seen]
+        if done.pir is not None:
+            gained = load.pir[at_load] & ~done.pir[first]
+            windows.new_pir[windows.probed] = gained[windows.probed]
+
+
+def _any(pir: npt.NDArray[np.uint64]) -> npt.NDArray[np.int8]:
+    return np.any(pir != 0, axis=1).astype(np.int8)
+
+
+def _bit(ctl: npt.NDArray[np.uint64], bit: int) -> npt.NDArray[np.int8]:
+    return ((ctl >> np.uint64(bit)) & np.uint64(1)).astype(np.int8)
 
 
 def _reasons_by_flags(

@@ -1,0 +1,205 @@
+"""What each notification hit, under each policy (FINDINGS), and what each window risks.
+
+A post gives one finding a policy: sent and to what effect, or silent and why. A window
+that hardware posted into (probes tell) gives one too; its instant is only known to lie
+in the window.
+
+    sent to 0xF2, vCPU in guest mode       guest         useful
+    sent to 0xF2, vCPU loaded, in KVM      host          residual: no policy avoids it
+    sent to 0xF2, vCPU not loaded          unloaded      what SN=1 at the put removes
+       ... pCPU in the host                   an IRQ for nothing
+       ... pCPU in another vCPU's guest       processing for the wrong vCPU
+    sent to 0xF1                           wakeup        useful
+    not sent                               silent-on, silent-sn, silent-pir
+
+Source: `pi_semantics`, section 8.1; numbers of its rows are given below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from piscope.model.letters import Letter
+from piscope.model.policy import DEFAULT_PLATFORM, Platform, Policy
+from piscope.outcomes import Findings, Hit, hit_bits
+from piscope.replay.automaton import Automaton, Ranges
+from piscope.replay.pcpus import Occupancy
+from piscope.replay.scan import Walk, scan
+from piscope.replay.software_posts import classify_software_posts
+from piscope.replay.stimuli import Stimuli, window_of
+from piscope.sources.raw import Array
+from piscope.tables import Intervals, Kind, Timeline
+
+__all__ = ("Replayed", "find", "replay")
+
+_FASTPATH_REASONS = (12, 32, 52)  # HLT, MSR_WRITE, PREEMPTION_TIMER
+
+
+@dataclass(slots=True)
+class Replayed:
+    """One policy's walk over all stimuli.
+
+    letters  uint8[n] the letters as walked (KVM's posts made new or again)
+    """
+
+    policy: Policy
+    automaton: Automaton
+    letters: npt.NDArray[np.uint8]
+    walk: Walk
+
+    def least(self, ranges: Ranges) -> npt.NDArray[np.uint8]:
+        """uint8[n]: the least a quantity is, for each letter."""
+        return ranges.min[self.walk.before, self.letters]
+
+    def most(self, ranges: Ranges) -> npt.NDArray[np.uint8]:
+        """uint8[n]: the greatest it is."""
+        return ranges.max[self.walk.before, self.letters]
+
+
+def replay(
+    stimuli: Stimuli, policy: Policy, platform: Platform = DEFAULT_PLATFORM
+) -> Replayed:
+    """Walk all stimuli under one policy, from any legal state."""
+    automaton = Automaton.for_policy(policy, platform)
+    letters = classify_software_posts(
+        stimuli.letter, np.maximum(stimuli.vector, 0), stimuli.starts, automaton
+    )
+    walk = scan(automaton, letters, stimuli.starts)
+    return Replayed(policy, automaton, letters, walk)
+
+
+def find(
+    timeline: Timeline, stimuli: Stimuli, replayed: Replayed, places: Occupancy
+) -> Findings:
+    """Classify every post of a replayed policy by what its notification hit."""
+    post = np.flatnonzero(
+        np.isin(
+            replayed.letters,
+            (
+                Letter.POST_HW,
+                Letter.POST_SW_NEW,
+                Letter.POST_SW_AGAIN,
+                Letter.POST_SW_EITHER,
+            ),
+        )
+    )
+    n = len(post)
+    ts_ns, row, vcpu = stimuli.ts_ns[post], stimuli.row[post], stimuli.vcpu[post]
+    hidden = stimuli.post[post] < 0
+    window = np.where(
+        hidden, stimuli.window[post], window_of(timeline.windows, vcpu, row)
+    )
+    kind, reason, cpu_now, sure = _doing(timeline.intervals, vcpu, ts_ns)
+    w = timeline.windows
+    unloaded = window >= 0
+    at = np.maximum(window, 0)
+    cpu = np.where(unloaded, w.put_cpu[at] if len(w) else -1, cpu_now).astype(np.int32)
+
+    possible = _outcomes(replayed, post, ~unloaded)
+    victim = np.full(n, -1, np.int32)
+    idle = np.zeros(n, np.bool_)
+    wrong_share = np.zeros(n, np.float64)
+
+    # --- sent to 0xF2 while not loaded: the pCPU decides
+    sent = unloaded & ((possible & hit_bits(Hit.UNLOADED_HOST)) != 0)
+    exact = np.flatnonzero(sent & ~hidden)
+    taker = places.guest.at(cpu[exact], ts_ns[exact])
+    victim[exact] = taker
+    wrong_share[exact] = taker >= 0
+    # behind an exit that may be a fast path the next entry may take it
+    fast = (taker < 0) & (places.maybe.at(cpu[exact], ts_ns[exact]) >= 0)
+    wrong_share[exact[fast]] = 0.5
+    idle[exact] = places.idle.at(cpu[exact], ts_ns[exact]) >= 0
+    # at an unknown instant: what the pCPU did over all of the window
+    spread = np.flatnonzero(sent & hidden)
+    start_ns, end_ns = w.put_ns[at[spread]], w.load_ns[at[spread]]
+    covered = places.guest.covered_ns(cpu[spread], start_ns, end_ns)
+    wrong_share[spread] = covered / np.maximum(end_ns - start_ns, 1)
+    _swap(possible, sent & (wrong_share > 0), Hit.UNLOADED_HOST, Hit.WRONG_VCPU)
+    both = sent & (wrong_share > 0) & (wrong_share < 1)
+    possible[both] |= hit_bits(Hit.UNLOADED_HOST)
+
+    # --- sent to 0xF2 while loaded, right behind an exit that may be a fast path
+    loaded_host = ~unloaded & ((possible & hit_bits(Hit.HOST)) != 0)
+    direct = np.flatnonzero(loaded_host & np.isin(reason, _FASTPATH_REASONS))
+    direct = direct[places.maybe.at(cpu[direct], ts_ns[direct]) == vcpu[direct]]
+    possible[direct] |= hit_bits(Hit.GUEST)
+
+    # --- what the timeline itself is not sure of
+    possible[~sure & ~hidden] |= hit_bits(Hit.UNKNOWN)
+    notified = (possible & hit_bits(*_SENT)) != 0
+    return Findings(
+        stimulus=post,
+        possible=possible,
+        wrong_share=wrong_share,
+        kind=kind,
+        reason=reason,
+        window=window,
+        cpu=np.where(notified, cpu, -1).astype(np.int32),
+        victim=victim,
+        idle=idle,
+    )
+
+
+_SENT = (Hit.GUEST, Hit.HOST, Hit.UNLOADED_HOST, Hit.WRONG_VCPU, Hit.WAKEUP)
+
+
+def _swap(possible: Array, at: Array, old: Hit, new: Hit) -> None:
+    """Make the outcome `old` the outcome `new`, where it is possible at all."""
+    which = at & ((possible & hit_bits(old)) != 0)
+    possible[which] = (possible[which] & ~hit_bits(old)) | hit_bits(new)
+
+
+def _outcomes(replayed: Replayed, post: Array, loaded: Array) -> npt.NDArray[np.uint16]:
+    """The outcomes of each post that the possible states allow, as bits."""
+    a = replayed.automaton
+    before, letters = replayed.walk.before[post], replayed.letters[post]
+    possible = np.zeros(len(post), np.uint16)
+    surely = np.zeros(len(post), np.bool_)
+    for ranges, hit in (
+        (a.absorbed, Hit.GUEST),
+        (a.notify_f2, Hit.UNLOADED_HOST),
+        (a.notify_f1, Hit.WAKEUP),
+        (a.silenced_on, Hit.SILENT_ON),
+        (a.silenced_sn, Hit.SILENT_SN),
+        (a.silenced_pir, Hit.SILENT_PIR),
+    ):
+        most = ranges.max[before, letters] > 0
+        least = ranges.min[before, letters] > 0
+        if hit == Hit.UNLOADED_HOST:  # in guest mode it is the notification absorbed
+            most &= a.absorbed.min[before, letters] == 0
+            least &= a.absorbed.max[before, letters] == 0
+        possible[most] |= hit_bits(hit)
+        surely |= least
+    software = letters != Letter.POST_HW
+    possible[software & ~surely] |= hit_bits(Hit.SOFTWARE)
+    _swap(possible, loaded, Hit.UNLOADED_HOST, Hit.HOST)
+    return possible
+
+
+def _doing(
+    intervals: Intervals, vcpu: Array, ts_ns: Array
+) -> tuple[
+    npt.NDArray[np.uint8],
+    npt.NDArray[np.int32],
+    npt.NDArray[np.int32],
+    npt.NDArray[np.bool_],
+]:
+    """What each vCPU was doing at an instant: kind, exit reason, pCPU, certain."""
+    if not len(intervals):
+        none = np.full(len(vcpu), -1, np.int32)
+        return np.zeros(len(vcpu), np.uint8), none, none, np.zeros(len(vcpu), np.bool_)
+    base = int(intervals.start_ns.min())
+    span = int(intervals.end_ns.max()) - base + 2
+    key = intervals.vcpu.astype(np.int64) * span + (intervals.start_ns - base)
+    wanted = vcpu.astype(np.int64) * span + np.maximum(ts_ns - base, 0)
+    at = np.maximum(np.searchsorted(key, wanted, side="right") - 1, 0)
+    return (
+        intervals.kind[at],
+        intervals.reason[at],
+        intervals.cpu[at],
+        intervals.certain[at] & (intervals.kind[at] != Kind.UNKNOWN),
+    )

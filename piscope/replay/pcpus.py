@@ -1,0 +1,157 @@
+"""What each pCPU was doing when a notification reached it.
+
+A notification goes to the pCPU that NDST names, whoever runs there by then. In guest
+mode the CPU takes it as its own vCPU's (pi_semantics, "wrong vCPU"); in the host it
+is an IRQ that finds nothing to do.
+
+Source: Intel SDM vol. 3, "Posted-Interrupt Processing".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from piscope.sources.raw import Array
+from piscope.tables import Acts, Events, Intervals, Kind, Vcpus
+
+__all__ = ("Occupancy", "Stretches", "occupancy")
+
+
+@dataclass(slots=True)
+class Stretches:
+    """Half-open stretches of time on pCPUs, by pCPU, then time; none overlap.
+
+    cpu int32[n], start_ns int64[n], end_ns int64[n], vcpu int32[n]
+    """
+
+    cpu: npt.NDArray[np.int32]
+    start_ns: npt.NDArray[np.int64]
+    end_ns: npt.NDArray[np.int64]
+    vcpu: npt.NDArray[np.int32]
+
+    def at(self, cpu: Array, ts_ns: Array) -> npt.NDArray[np.int32]:
+        """int32[m]: whose stretch each (pCPU, instant) lies in, -1: nobody's."""
+        found = self._last_start(cpu, ts_ns)
+        got = np.maximum(found, 0)
+        if not len(self.cpu):
+            return np.full(len(cpu), -1, np.int32)
+        inside = (found >= 0) & (self.cpu[got] == cpu) & (ts_ns < self.end_ns[got])
+        return np.where(inside, self.vcpu[got], np.int32(-1))
+
+    def covered_ns(
+        self, cpu: Array, start_ns: Array, end_ns: Array
+    ) -> npt.NDArray[np.int64]:
+        """int64[m]: how much of each interval on a pCPU the stretches cover."""
+        if not len(self.cpu):
+            return np.zeros(len(cpu), np.int64)
+        covered = self._covered_before(cpu, end_ns)
+        covered -= self._covered_before(cpu, start_ns)
+        result: npt.NDArray[np.int64] = np.maximum(covered, 0)
+        return result
+
+    def _covered_before(self, cpu: Array, ts_ns: Array) -> npt.NDArray[np.int64]:
+        """Covered time of all stretches (of any pCPU before it) up to the instant."""
+        length = self.end_ns - self.start_ns
+        total = np.concatenate([[0], np.cumsum(length)])
+        found = self._last_start(cpu, ts_ns)
+        got = np.maximum(found, 0)
+        # stretches of smaller pCPUs count in both terms of a difference
+        first = np.searchsorted(self.cpu, cpu, side="left")
+        inside = (found >= 0) & (self.cpu[got] == cpu)
+        partial = np.clip(ts_ns - self.start_ns[got], 0, length[got])
+        result: npt.NDArray[np.int64] = np.where(
+            inside, total[got] + partial, total[first]
+        )
+        return result
+
+    def _last_start(self, cpu: Array, ts_ns: Array) -> npt.NDArray[np.int64]:
+        """Index of the last stretch of that pCPU or a smaller one begun by then."""
+        if not len(self.cpu):
+            return np.full(len(cpu), -1, np.int64)
+        base = int(min(self.start_ns.min(), ts_ns.min(initial=self.start_ns.min())))
+        span = int(max(self.end_ns.max(), ts_ns.max(initial=base))) - base + 1
+        key = self.cpu.astype(np.int64) * span + (self.start_ns - base)
+        wanted = cpu.astype(np.int64) * span + (ts_ns - base)
+        found: npt.NDArray[np.int64] = np.searchsorted(key, wanted, side="right") - 1
+        return found
+
+
+@dataclass(slots=True)
+class Occupancy:
+    """Who was in guest mode where, who was in KVM, and when a pCPU was idle.
+
+    guest   vCPUs in guest mode
+    maybe   exit-to-entry stretches that may be a fast path: IRQs may stay off there,
+            so that the entry absorbs what arrived
+    kvm     vCPUs loaded, in KVM
+    idle    the idle task runs (from sched_switch); `idle_known` is False where the
+            trace has no sched_switch
+    """
+
+    guest: Stretches
+    maybe: Stretches
+    kvm: Stretches
+    idle: Stretches
+    idle_known: bool
+
+
+def occupancy(
+    events: Events, vcpus: Vcpus, intervals: Intervals, acts: Acts
+) -> Occupancy:
+    """Lay the vCPUs' intervals and the idle task onto the pCPUs."""
+    loaded = np.isin(intervals.kind, (Kind.HOST, Kind.HOST_IRQS_OFF, Kind.POLL))
+    direct = np.flatnonzero(acts.direct)
+    ends = np.append(acts.ts_ns[1:], acts.ts_ns[-1:])
+    return Occupancy(
+        guest=_of(intervals, intervals.kind == Kind.GUEST),
+        maybe=_stretches(
+            acts.cpu[direct], acts.ts_ns[direct], ends[direct], acts.vcpu[direct]
+        ),
+        kvm=_of(intervals, loaded),
+        idle=_idle(events),
+        idle_known=events.has("sched_switch"),
+    )
+
+
+def _of(intervals: Intervals, which: npt.NDArray[np.bool_]) -> Stretches:
+    at = np.flatnonzero(which & (intervals.cpu >= 0))
+    return _stretches(
+        intervals.cpu[at],
+        intervals.start_ns[at],
+        intervals.end_ns[at],
+        intervals.vcpu[at],
+    )
+
+
+def _stretches(cpu: Array, start_ns: Array, end_ns: Array, vcpu: Array) -> Stretches:
+    order = np.lexsort((start_ns, cpu))
+    cpu, start_ns, end_ns = cpu[order], start_ns[order], end_ns[order].copy()
+    # where a trace contradicts itself the later one holds
+    if len(cpu) > 1:
+        same = cpu[1:] == cpu[:-1]
+        end_ns[:-1][same] = np.minimum(end_ns[:-1][same], start_ns[1:][same])
+    return Stretches(
+        cpu.astype(np.int32),
+        start_ns.astype(np.int64),
+        end_ns.astype(np.int64),
+        vcpu[order].astype(np.int32),
+    )
+
+
+def _idle(events: Events) -> Stretches:
+    """From each switch to the idle task (tid 0) to the next switch of the pCPU."""
+    rows = events.rows("sched_switch")
+    next_tid = events.column("sched_switch", "next_pid", np.int32)
+    if next_tid is None:
+        rows, next_tid = rows[:0], np.empty(0, np.int32)
+    cpu, ts_ns = events.cpu[rows], events.ts_ns[rows]
+    order = np.argsort(cpu, kind="stable")
+    cpu, ts_ns, next_tid = cpu[order], ts_ns[order], next_tid[order]
+    end = np.append(ts_ns[1:], ts_ns[-1:])
+    last = np.append(cpu[1:] != cpu[:-1], True) if len(cpu) else np.empty(0, np.bool_)
+    end[last] = int(events.ts_ns[-1]) if len(events) else 0
+    idle = np.flatnonzero(next_tid == 0)
+    return _stretches(cpu[idle], ts_ns[idle], end[idle], np.zeros(len(idle), np.int32))

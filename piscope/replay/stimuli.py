@@ -1,0 +1,269 @@
+"""What each descriptor met, in order, as the letters that the model reads (STIMULI).
+
+    windows  put, load; OBSERVE where a probe read ON and PIR; a POST_HW where the
+             window betrays one
+    acts     sync, entry, exit
+    posts    by hardware or by KVM, as the question asks
+
+The order within one event is fixed: what a probe saw, the sync before a sleep, the
+put or load, what the probe saw after it, the sync that follows, entry and exit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from piscope.model.letters import Letter
+from piscope.sources.raw import Array
+from piscope.tables import Acts, Posts, PutReason, Timeline, Windows
+
+__all__ = ("Posted", "Stimuli", "build_stimuli", "hidden_posts", "window_of")
+
+Posted = Literal["msi", "none"]
+"""Which of KVM's posts are replayed as a posting device would have posted them."""
+
+# piscope.timeline.lifecycle.Act: the bits are part of the ACTS table
+_LOAD, _PUT, _ENTER, _EXIT, _SYNC_BEFORE, _SYNC_AFTER = 1, 2, 4, 8, 16, 32
+
+
+class _Place(IntEnum):
+    """The order of letters that come from one event."""
+
+    OBSERVED_BEFORE = 0
+    SYNC_BEFORE = 1
+    LOAD_OR_PUT = 2
+    OBSERVED_AFTER = 3
+    SYNC_AFTER = 4
+    ENTER_OR_EXIT = 5
+    POST = 6
+    HIDDEN_POST = 7
+
+
+@dataclass(slots=True)
+class Stimuli:
+    """All letters, vCPU after vCPU, in order.
+
+    letter  uint8[n]  model.letters.Letter
+    vcpu    int32[n]
+    starts  int64[v]  first index of each vCPU's letters
+    ts_ns   int64[n]
+    row     int64[n]  the event it rests on
+    window  int64[n]  index of the window a PUT, LOAD or hidden post belongs to, or -1
+    post    int64[n]  index into POSTS for a traced post, else -1
+    vector  int16[n]  of posts, -1: not known
+    """
+
+    letter: npt.NDArray[np.uint8]
+    vcpu: npt.NDArray[np.int32]
+    starts: npt.NDArray[np.int64]
+    ts_ns: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
+    window: npt.NDArray[np.int64]
+    post: npt.NDArray[np.int64]
+    vector: npt.NDArray[np.int16]
+
+    def __len__(self) -> int:
+        return len(self.letter)
+
+
+_PUT_LETTER = np.full(len(PutReason), Letter.PUT_RUN_NOT, np.uint8)
+_PUT_LETTER[PutReason.PREEMPTED] = Letter.PUT_RUN_PREEMPTED
+_PUT_LETTER[PutReason.BLOCKING] = Letter.PUT_BLOCK_IF1_NOT
+_PUT_LETTER[PutReason.BLOCKING_IRQS_BLOCKED] = Letter.PUT_BLOCK_IF0_NOT
+_PUT_LETTER[PutReason.BLOCKING_PREEMPTED] = Letter.PUT_BLOCK_IF1_PREEMPTED
+
+
+def hidden_posts(
+    timeline: Timeline,
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Per window: hardware posted into it; and whether its order among KVM's is open.
+
+    Only probed windows can tell. A bit that PIR gained, or ON set while SN was 0, is
+    a post; where KVM posted into the same window, only a vector that KVM did not
+    post is surely not KVM's, and which of them came first stays open.
+    """
+    w = timeline.windows
+    gained = w.probed & w.new_pir.any(axis=1)
+    turned_on = w.probed & (w.on_put == 0) & (w.on_load == 1)
+    by_kvm, kvm_bits = _posts_of_kvm(w, timeline.posts)
+    foreign = (w.new_pir & ~kvm_bits).any(axis=1) & w.probed
+    hidden = np.where(by_kvm, foreign, gained | turned_on)
+    return hidden, hidden & by_kvm
+
+
+def _posts_of_kvm(w: Windows, posts: Posts) -> tuple[Array, Array]:
+    """Per window: whether KVM posted into it, and the vectors as PIR bits."""
+    some = np.zeros(len(w), np.bool_)
+    bits = np.zeros((len(w), 4), np.uint64)
+    mine = np.flatnonzero(posts.posted & (posts.vcpu >= 0))
+    at = window_of(w, posts.vcpu[mine], posts.at[mine])
+    inside = at >= 0
+    mine, at = mine[inside], at[inside]
+    some[at] = True
+    vector = posts.vector[mine].astype(np.int64)
+    np.bitwise_or.at(
+        bits, (at, vector >> 6), np.uint64(1) << (vector & 63).astype(np.uint64)
+    )
+    return some, bits
+
+
+def window_of(w: Windows, vcpu: Array, row: Array) -> npt.NDArray[np.int64]:
+    """The window in which each (vCPU, row of EVENTS) lies, -1: the vCPU is loaded."""
+    if not len(w):
+        return np.full(len(vcpu), -1, np.int64)
+    span = int(max(w.put_row.max(initial=0), row.max(initial=0))) + 2
+    key = w.vcpu.astype(np.int64) * span + w.put_row
+    at = np.searchsorted(key, vcpu.astype(np.int64) * span + row, side="right") - 1
+    found = np.maximum(at, 0)
+    inside = (at >= 0) & (w.vcpu[found] == vcpu)
+    inside &= (row < w.load_row[found]) | (w.load_row[found] < 0)
+    result: npt.NDArray[np.int64] = np.where(inside, at, -1)
+    return result
+
+
+def build_stimuli(timeline: Timeline, ts_ns: Array, posted: Posted) -> Stimuli:
+    """Turn a timeline into each descriptor's letters, in order.
+
+    `ts_ns` int64[rows of EVENTS] gives the letters their instants.
+
+    `posted` = "msi": the MSIs that a device could have posted (one destination) become
+    posts by hardware at their kvm_msi_set_irq, and the software post's own effects
+    are dropped; "none": they stay the posts by KVM that they were.
+    """
+    w, acts, posts = timeline.windows, timeline.acts, timeline.posts
+    parts: list[tuple[Array, Array, Array, Array, Array, Array]] = []
+
+    def add(
+        vcpu: Array,
+        row: Array,
+        place: _Place,
+        what: Array | Letter,
+        *,
+        window: Array | None = None,
+        post: Array | None = None,
+    ) -> None:
+        n = len(vcpu)
+        whole = what if isinstance(what, np.ndarray) else np.full(n, what)
+        none = np.full(n, -1, np.int64)
+        parts.append(
+            (
+                vcpu.astype(np.int64),
+                row * len(_Place) + place,
+                whole.astype(np.uint8),
+                none if window is None else window,
+                none if post is None else post,
+                row,
+            )
+        )
+
+    index = np.arange(len(w))
+    add(w.vcpu, w.put_row, _Place.LOAD_OR_PUT, _PUT_LETTER[w.reason], window=index)
+    ended = np.flatnonzero(w.load_row >= 0)
+    loads = np.flatnonzero(acts.act & _LOAD)
+    add(
+        acts.vcpu[loads],
+        acts.row[loads],
+        _Place.LOAD_OR_PUT,
+        _load_letters(acts, loads),
+    )
+    for bit, place in (
+        (_SYNC_BEFORE, _Place.SYNC_BEFORE),
+        (_SYNC_AFTER, _Place.SYNC_AFTER),
+    ):
+        at = np.flatnonzero(acts.act & bit)
+        if bit == _SYNC_BEFORE:  # check_block looks at PIR only if it may deliver
+            blocked = w.put_row[w.reason == PutReason.BLOCKING_IRQS_BLOCKED]
+            at = at[~np.isin(acts.row[at], blocked)]
+        add(acts.vcpu[at], acts.row[at], place, Letter.SYNC)
+    # an entry that no event shows comes before the exit that does
+    both = (acts.act & _ENTER != 0) & (acts.act & _EXIT != 0)
+    at = np.flatnonzero(acts.act & _ENTER)
+    add(
+        acts.vcpu[at],
+        acts.row[at],
+        _Place.SYNC_AFTER,
+        np.where(both[at], Letter.ENTER, Letter.NOP),
+    )
+    only = at[~both[at]]
+    add(acts.vcpu[only], acts.row[only], _Place.ENTER_OR_EXIT, Letter.ENTER)
+    at = np.flatnonzero(acts.act & _EXIT)
+    add(acts.vcpu[at], acts.row[at], _Place.ENTER_OR_EXIT, Letter.EXIT)
+
+    real = np.flatnonzero(posts.posted & (posts.vcpu >= 0))
+    by_hardware = posts.unicast[real] if posted == "msi" else np.zeros(len(real), bool)
+    add(
+        posts.vcpu[real],
+        posts.at[real],
+        _Place.POST,
+        np.where(by_hardware, Letter.POST_HW, Letter.POST_SW_EITHER),
+        post=real,
+    )
+    hidden, _ = hidden_posts(timeline)
+    at = np.flatnonzero(hidden)
+    add(w.vcpu[at], w.put_row[at], _Place.HIDDEN_POST, Letter.POST_HW, window=at)
+    at = np.flatnonzero((w.on_before >= 0) & (w.pir_before >= 0))
+    seen = _observed(w.on_before[at], w.pir_before[at])
+    add(w.vcpu[at], w.put_row[at], _Place.OBSERVED_BEFORE, seen, window=at)
+    # at the load's end ON is set if PIR holds anything (`after_clear_sn`)
+    at = ended[(w.on_load[ended] >= 0) & (w.pir_load[ended] >= 0)]
+    seen = _observed(w.on_load[at] | w.pir_load[at], w.pir_load[at])
+    add(w.vcpu[at], w.load_row[at], _Place.OBSERVED_AFTER, seen, window=at)
+
+    all_vcpu, key, all_letter, all_window, all_post, all_row = (
+        np.concatenate(x) for x in zip(*parts, strict=True)
+    )
+    order = np.flatnonzero(all_letter != Letter.NOP)
+    order = order[np.argsort(key[order], kind="stable")]
+    order = order[np.argsort(all_vcpu[order].astype(np.uint16), kind="stable")]
+    vcpu = all_vcpu[order].astype(np.int32)
+    letter, row = all_letter[order], all_row[order]
+    window, post = all_window[order], all_post[order]
+    return Stimuli(
+        letter=letter,
+        vcpu=vcpu,
+        starts=np.searchsorted(vcpu, np.arange(len(timeline.vcpus))).astype(np.int64),
+        ts_ns=ts_ns[row],
+        row=row,
+        window=window,
+        post=post,
+        vector=_vectors(letter, window, post, w, posts),
+    )
+
+
+def _load_letters(acts: Acts, loads: Array) -> npt.NDArray[np.uint8]:
+    """LOAD_SAME or LOAD_OTHER: whether the vCPU was last loaded on this pCPU.
+
+    A trace's first load of a vCPU has no predecessor in it; the pCPU of an act before
+    it (the put, say) is where it was loaded then.
+    """
+    previous = np.maximum(loads - 1, 0)
+    known = (loads > 0) & (acts.vcpu[previous] == acts.vcpu[loads])
+    same = known & (acts.cpu[previous] == acts.cpu[loads])
+    return np.where(same, Letter.LOAD_SAME, Letter.LOAD_OTHER).astype(np.uint8)
+
+
+def _observed(on: Array, pir: Array) -> npt.NDArray[np.uint8]:
+    first = int(Letter.OBSERVE_ON0_PIR0)  # then ON0_PIR1, ON1_PIR0, ON1_PIR1
+    return (first + 2 * on.astype(np.int64) + pir.astype(np.int64)).astype(np.uint8)
+
+
+def _vectors(
+    letter: Array, window: Array, post: Array, w: Windows, posts: Posts
+) -> npt.NDArray[np.int16]:
+    vector = np.full(len(letter), -1, np.int16)
+    traced = post >= 0
+    vector[traced] = posts.vector[post[traced]]
+    hidden = np.flatnonzero((letter == Letter.POST_HW) & ~traced)
+    bits = w.new_pir[window[hidden]]
+    # the lowest vector that PIR gained; ON alone tells none
+    word = np.argmax(bits != 0, axis=1)
+    value = bits[np.arange(len(hidden)), word]
+    low = value & (~value + np.uint64(1))
+    place = np.where(low > 0, np.log2(np.maximum(low, 1).astype(np.float64)), 0)
+    vector[hidden] = np.where(value > 0, word * 64 + place, -1).astype(np.int16)
+    return vector
