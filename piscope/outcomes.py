@@ -106,7 +106,8 @@ class Exposure:
     on_at_put    bool[n]  ON was set for sure: whatever is posted stays silent
     unseen       bool[n]  a notification that left no trace can't be excluded
     unseen_wrong bool[n]  and might have been taken in another vCPU's guest mode
-    invisible    visits to userspace that the trace may hide, each one more window
+    invisible    int64[vCPUs]  visits to userspace that the trace may hide, each one
+                 more window
     """
 
     exposed: npt.NDArray[np.bool_]
@@ -114,31 +115,36 @@ class Exposure:
     on_at_put: npt.NDArray[np.bool_]
     unseen: npt.NDArray[np.bool_]
     unseen_wrong: npt.NDArray[np.bool_]
-    invisible: int
+    invisible: npt.NDArray[np.int64]
 
 
 @dataclass(slots=True)
 class Residual:
-    """Notifications to loaded vCPUs in the host that no event shows.
+    """Notifications to loaded vCPUs in the host that no event shows, one a row.
 
-    observed  (least, most): ON at a put that no traced post explains (probes)
-    unseen    most that the stretches in the host leave room for, beyond those
+    vcpu     int32[n]
+    cpu      int32[n]  the pCPU it ran on
+    surely   bool[n]   ON at a put that no known post explains (probes)
+    seen     bool[n]   the same, or not excluded by what the probes read; the other rows
+                       are stretches in the host that leave room for one
     """
 
-    observed: Range
-    unseen: int
+    vcpu: npt.NDArray[np.int32]
+    cpu: npt.NDArray[np.int32]
+    surely: npt.NDArray[np.bool_]
+    seen: npt.NDArray[np.bool_]
 
 
 @dataclass(slots=True)
 class Costs:
-    """What the policy's loads and puts cost, (least, most) each.
+    """What the policy's loads and puts cost each vCPU, int64[vCPUs, 2]: least, most.
 
     Source: `pi_semantics`, section 9; counted by the reference, model.descriptor.
     """
 
-    pir_scans: Range
-    locked_ops: Range
-    list_locks: Range
+    pir_scans: npt.NDArray[np.int64]
+    locked_ops: npt.NDArray[np.int64]
+    list_locks: npt.NDArray[np.int64]
 
 
 @dataclass(slots=True)

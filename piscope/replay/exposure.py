@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from piscope.model.letters import Letter
 from piscope.outcomes import Costs, Exposure, Findings, Hit, Residual
+from piscope.replay.automaton import Ranges
 from piscope.replay.findings import Replayed
 from piscope.replay.pcpus import Occupancy
 from piscope.replay.stimuli import Stimuli
@@ -81,23 +82,23 @@ def expose(
     invisible = _invisible_visits(timeline)
     if hardware is False:
         unseen[:] = False
-        invisible = 0
-    elif not _some_reason_exposes(replayed):
-        invisible = 0
+    if hardware is False or not _some_reason_exposes(replayed):
+        invisible[:] = 0
     guest_ns = places.guest.covered_ns(w.put_cpu, w.put_ns, w.load_ns)
     return (
         Exposure(exposed, maybe, on_at_put, unseen, unseen & (guest_ns > 0), invisible),
         _residual(timeline, stimuli, replayed, hardware),
-        _costs(replayed),
+        _costs(stimuli, replayed, len(timeline.vcpus)),
     )
 
 
-def _invisible_visits(timeline: Timeline) -> int:
-    """Stretches in KVM that may hide a visit to userspace, where none leaves an event."""
-    if timeline.userspace_visible:
-        return 0
+def _invisible_visits(timeline: Timeline) -> npt.NDArray[np.int64]:
+    """Stretches in KVM that may hide a visit to userspace, by vCPU."""
     i = timeline.intervals
-    return int(((i.kind == Kind.HOST) & (i.row >= 0) & ~i.certain).sum())
+    hidden = (i.kind == Kind.HOST) & (i.row >= 0) & ~i.certain
+    if timeline.userspace_visible:
+        hidden[:] = False
+    return np.bincount(i.vcpu[hidden], minlength=len(timeline.vcpus))
 
 
 def _some_reason_exposes(replayed: Replayed) -> bool:
@@ -117,42 +118,65 @@ def _residual(
 ) -> Residual:
     a, walk, letters = replayed.automaton, replayed.walk, replayed.letters
     w = timeline.windows
+    if hardware is False:
+        none = np.empty(0, np.int64)
+        return _rows(timeline, none, none[:0] > 0, none[:0] > 0)
     # ON at a put, where the replay of all known posts says that it should be 0
-    seen = np.flatnonzero(
+    at = np.flatnonzero(
         np.isin(letters, (Letter.OBSERVE_ON1_PIR0, Letter.OBSERVE_ON1_PIR1))
     )
-    at_put = seen[stimuli.row[seen] == w.put_row[stimuli.window[seen]]]
-    before = walk.before[at_put]
-    least = int((a.on.max[before] == 0).sum())
-    most = int((a.on.min[before] == 0).sum())
-    if hardware is False:
-        return Residual((0, 0), 0)
+    at = at[stimuli.row[at] == w.put_row[stimuli.window[at]]]
+    at = at[a.on.min[walk.before[at]] == 0]
+    surely = a.on.max[walk.before[at]] == 0
     # and ON that was set while the put ran (row 11)
-    within = int(((w.on_before == 0) & (w.on_put == 1)).sum())
-    least, most = least + within, most + within
-    # Each stretch in the host ends with an entry or a put. One that begins or ends
-    # with ON known to be set, or ends with ON seen clear, has no room for another.
-    ends = np.flatnonzero(
-        (letters == Letter.ENTER)
-        | (
-            (letters >= Letter.PUT_RUN_PREEMPTED)
-            & (letters <= Letter.PUT_BLOCK_IF0_NOT)
-        )
-    )
+    within = np.flatnonzero((w.on_before == 0) & (w.on_put == 1))
+    # Each stretch in the host ends with an entry or a put. One that begins with ON
+    # known to be set has no room for another, nor has one whose end a probe saw.
+    put = (letters >= Letter.PUT_RUN_PREEMPTED) & (letters <= Letter.PUT_BLOCK_IF0_NOT)
+    ends = np.flatnonzero((letters == Letter.ENTER) | put)
     ends = ends[a.on.min[walk.before[ends]] == 0]
-    put = stimuli.window[ends] >= 0
-    closed = np.zeros(len(ends), np.bool_)
-    closed[put] = w.on_before[stimuli.window[ends[put]]] >= 0
-    return Residual((least, most), int((~closed).sum()))
+    probed = put[ends]
+    probed[probed] = w.on_before[stimuli.window[ends[probed]]] >= 0
+    ends = ends[~probed]
+    return _rows(
+        timeline,
+        np.concatenate([stimuli.window[at], within, -1 - ends]),
+        np.concatenate(
+            [surely, np.ones(len(within), np.bool_), np.zeros(len(ends), np.bool_)]
+        ),
+        np.arange(len(at) + len(within) + len(ends)) < len(at) + len(within),
+        stimuli,
+    )
 
 
-def _costs(replayed: Replayed) -> Costs:
+def _rows(
+    timeline: Timeline,
+    where: npt.NDArray[np.int64],
+    surely: npt.NDArray[np.bool_],
+    seen: npt.NDArray[np.bool_],
+    stimuli: Stimuli | None = None,
+) -> Residual:
+    """Rows of RESIDUAL; `where` is a window, or -1 - the stimulus that ends a stretch."""
+    w = timeline.windows
+    vcpu = np.full(len(where), -1, np.int32)
+    cpu = np.full(len(where), -1, np.int32)
+    window = where >= 0
+    vcpu[window], cpu[window] = w.vcpu[where[window]], w.put_cpu[where[window]]
+    if stimuli is not None:
+        at = -1 - where[~window]
+        vcpu[~window], cpu[~window] = stimuli.vcpu[at], stimuli.cpu[at]
+    return Residual(vcpu, cpu, surely, seen)
+
+
+def _costs(stimuli: Stimuli, replayed: Replayed, vcpus: int) -> Costs:
     a = replayed.automaton
     mine = replayed.letters <= Letter.PUT_BLOCK_IF0_NOT  # loads and puts
 
-    def total(name: str) -> tuple[int, int]:
-        ranges = getattr(a, name)
-        least = replayed.least(ranges)[mine].sum(dtype=np.int64)
-        return int(least), int(replayed.most(ranges)[mine].sum(dtype=np.int64))
+    def total(ranges: Ranges) -> npt.NDArray[np.int64]:
+        sums = [
+            np.bincount(stimuli.vcpu[mine], values[mine], minlength=vcpus)
+            for values in (replayed.least(ranges), replayed.most(ranges))
+        ]
+        return np.stack(sums, axis=1).astype(np.int64)
 
-    return Costs(total("pir_scans"), total("locked_ops"), total("list_locks"))
+    return Costs(total(a.pir_scans), total(a.locked_ops), total(a.list_locks))

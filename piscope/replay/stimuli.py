@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from piscope.model.letters import Letter
 from piscope.sources.raw import Array
-from piscope.tables import Acts, Posts, PutReason, Timeline, Windows
+from piscope.tables import Acts, Events, Posts, PutReason, Timeline, Windows
 
 __all__ = ("Posted", "Stimuli", "build_stimuli", "hidden_posts", "window_of")
 
@@ -53,6 +53,7 @@ class Stimuli:
     starts  int64[v]  first index of each vCPU's letters
     ts_ns   int64[n]
     row     int64[n]  the event it rests on
+    cpu     int32[n]  that event's pCPU
     window  int64[n]  index of the window a PUT, LOAD or hidden post belongs to, or -1
     post    int64[n]  index into POSTS for a traced post, else -1
     vector  int16[n]  of posts, -1: not known
@@ -63,6 +64,7 @@ class Stimuli:
     starts: npt.NDArray[np.int64]
     ts_ns: npt.NDArray[np.int64]
     row: npt.NDArray[np.int64]
+    cpu: npt.NDArray[np.int32]
     window: npt.NDArray[np.int64]
     post: npt.NDArray[np.int64]
     vector: npt.NDArray[np.int16]
@@ -126,10 +128,8 @@ def window_of(w: Windows, vcpu: Array, row: Array) -> npt.NDArray[np.int64]:
     return result
 
 
-def build_stimuli(timeline: Timeline, ts_ns: Array, posted: Posted) -> Stimuli:
+def build_stimuli(timeline: Timeline, events: Events, posted: Posted) -> Stimuli:
     """Turn a timeline into each descriptor's letters, in order.
-
-    `ts_ns` int64[rows of EVENTS] gives the letters their instants.
 
     `posted` = "msi": the MSIs that a device could have posted (one destination) become
     posts by hardware at their kvm_msi_set_irq, and the software post's own effects
@@ -227,8 +227,9 @@ def build_stimuli(timeline: Timeline, ts_ns: Array, posted: Posted) -> Stimuli:
         letter=letter,
         vcpu=vcpu,
         starts=np.searchsorted(vcpu, np.arange(len(timeline.vcpus))).astype(np.int64),
-        ts_ns=ts_ns[row],
+        ts_ns=events.ts_ns[row],
         row=row,
+        cpu=events.cpu[row],
         window=window,
         post=post,
         vector=_vectors(letter, window, post, w, posts),

@@ -1,0 +1,122 @@
+"""The whole of an analysis as one short function: the arrow of the architecture.
+
+sources -> events -> timeline -> (model) -> replay -> report
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from piscope.events.catalog import analysis_fields
+from piscope.events.normalize import collect
+from piscope.model.policy import POLICIES, Policy, policy_of_release
+from piscope.outcomes import PolicyResult
+from piscope.replay.exposure import expose, posting_by_hardware
+from piscope.replay.findings import Replayed, find, replay
+from piscope.replay.pcpus import Occupancy, occupancy
+from piscope.replay.recognize import Recognized, recognize_policy
+from piscope.replay.stimuli import Posted, Stimuli, build_stimuli
+from piscope.sources.raw import Source, Wanted
+from piscope.tables import Events, Timeline
+from piscope.timeline.build import build_timeline
+
+__all__ = ("DEFAULT_POLICIES", "Analysis", "analyze")
+
+DEFAULT_POLICIES = ("preempt-only", "suppress-on-put")
+"""The two that the patch 6737557442e5 (v6.17) lies between."""
+
+
+@dataclass(slots=True)
+class Analysis:
+    """All tables of one analysis, from events to findings.
+
+    posting_by_hardware  whether the captured host posted by hardware, None: not told
+    captured  which policy the captured kernel has, and on what evidence
+    results, walks  by policy name, in the order asked for
+    """
+
+    events: Events
+    timeline: Timeline
+    stimuli: Stimuli
+    occupancy: Occupancy
+    posted: Posted
+    posting_by_hardware: bool | None
+    captured: Recognized
+    results: dict[str, PolicyResult]
+    walks: dict[str, Replayed]
+
+
+def analyze(
+    source: Source,
+    *,
+    policies: tuple[str, ...] = DEFAULT_POLICIES,
+    posted: Posted = "msi",
+    ignore: tuple[str, ...] = (),
+    cpus: frozenset[int] | None = None,
+    start_ns: int | None = None,
+    end_ns: int | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Analysis:
+    """Analyze one open trace.
+
+    `ignore` are patterns of events to treat as absent, `cpus`, `start_ns` and `end_ns`
+    narrow what is read; `progress` is told the name of each stage as it begins.
+
+    Raises UnanswerableError for a trace without vCPUs of an Intel host.
+    """
+    progress("reading")
+    wanted = Wanted(
+        analysis_fields(),
+        ignore=ignore,
+        cpus=cpus,
+        start_ns=start_ns,
+        end_ns=end_ns,
+    )
+    events = collect(source, wanted)
+    progress("timeline")
+    timeline = build_timeline(events)
+    places = occupancy(events, timeline.vcpus, timeline.intervals, timeline.acts)
+    stimuli = build_stimuli(timeline, events, posted)
+    results: dict[str, PolicyResult] = {}
+    walks: dict[str, Replayed] = {}
+    for name in policies:
+        progress(f"replay {name}")
+        walks[name] = replay(stimuli, POLICIES[name])
+        results[name] = _result(POLICIES[name], timeline, stimuli, walks[name], places)
+    return Analysis(
+        events=events,
+        timeline=timeline,
+        stimuli=stimuli,
+        occupancy=places,
+        posted=posted,
+        posting_by_hardware=posting_by_hardware(timeline),
+        captured=recognize_policy(timeline, _by_release(events.info.kernel_release)),
+        results=results,
+        walks=walks,
+    )
+
+
+def _by_release(release: str | None) -> str | None:
+    return None if release is None else policy_of_release(release)
+
+
+def _result(
+    policy: Policy,
+    timeline: Timeline,
+    stimuli: Stimuli,
+    replayed: Replayed,
+    places: Occupancy,
+) -> PolicyResult:
+    findings = find(timeline, stimuli, replayed, places)
+    exposure, residual, costs = expose(timeline, stimuli, replayed, findings, places)
+    surprise = replayed.automaton.surprise[replayed.walk.before, replayed.letters]
+    return PolicyResult(
+        policy=policy.name,
+        title=policy.title,
+        findings=findings,
+        exposure=exposure,
+        residual=residual,
+        costs=costs,
+        contradictions=int(surprise.sum()),
+    )
