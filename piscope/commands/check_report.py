@@ -24,6 +24,7 @@ __all__ = ("Check", "as_json", "as_lines")
 
 _WIDTH = 80
 _MARGIN = 12
+_TIE = "\N{NO-BREAK SPACE}"  # a blank at which no line is broken
 _MOST_EVENTS = 40
 _MOST_VCPUS = 16
 
@@ -106,7 +107,8 @@ def as_lines(check: Check) -> Iterator[str]:
         for i, value in enumerate(values):
             yield from _wrapped(value, f"{'' if i else label:<{_MARGIN}}")
     yield ""
-    yield "Questions that it can answer"
+    yield "Questions that it can answer (an event that never happened looks like one"
+    yield "that was not recorded)"
     for answer in check.answers:
         yield from _answer_lines(answer)
     if all(answer.verdict == "yes" for answer in check.answers):
@@ -203,8 +205,9 @@ def _answer_lines(answer: Answer) -> Iterator[str]:
     for reason in answer.reasons:
         yield from _wrapped(reason, margin)
     if answer.missing:
-        add = " ".join(f"-e {key}" for key in _tracepoints(answer.missing))
-        yield from _wrapped(f"record {add}" if add else "record the probes", margin)
+        lead = "needs" if answer.verdict == "no" else "better with"
+        add = " ".join(f"-e{_TIE}{key}" for key in _tracepoints(answer.missing))
+        yield from _wrapped(f"{lead} {add or 'the probes below'}", margin)
 
 
 def _tracepoints(missing: Iterable[str]) -> list[str]:
@@ -217,26 +220,28 @@ def _joined(command: Callable[[list[str]], list[str]], events: list[str]) -> str
 
 def _command_lines(words: list[str]) -> Iterator[str]:
     # Breaks between options only, so that a line can be read and the whole pasted.
-    lines = textwrap.wrap(
-        shlex.join(words).replace("-e ", "-e\0"),
-        _WIDTH - 8,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    for i, line in enumerate(lines):
-        indent = "        " if i else "    "
-        end = " \\" if i < len(lines) - 1 else ""
-        yield f"{indent}{line}{end}".replace("\0", " ")
+    tied = shlex.join(words).replace("-e ", f"-e{_TIE}")
+    *lines, last = _wrap(tied, _WIDTH - 2, "    ", "        ")
+    yield from (f"{line} \\" for line in lines)
+    yield last
 
 
 def _wrapped(text: str, first: str) -> list[str]:
-    printable = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    printable = "".join(
+        c if c.isprintable() or c == _TIE else repr(c)[1:-1] for c in text
+    )
     if printable.startswith(" "):  # a column of numbers
         return [first + printable]
-    return textwrap.wrap(
-        printable,
-        _WIDTH,
+    return _wrap(printable, _WIDTH, first, " " * len(first)) or [first.rstrip()]
+
+
+def _wrap(text: str, width: int, first: str, others: str) -> list[str]:
+    lines = textwrap.wrap(
+        text,
+        width,
         initial_indent=first,
-        subsequent_indent=" " * len(first),
+        subsequent_indent=others,
+        break_long_words=False,
         break_on_hyphens=False,
-    ) or [first.rstrip()]
+    )
+    return [line.replace(_TIE, " ") for line in lines]

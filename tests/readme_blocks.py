@@ -1,0 +1,107 @@
+"""The parts of README.md that are generated: `make readme` writes them anew.
+
+    <!-- options: events -->            the options of a command, as a table
+    ...
+    <!-- end -->
+
+    <!-- output: piscope check FILE --> what the command prints, in a text block;
+    ...                                 run in the project's folder, 80 columns
+    <!-- end -->
+
+Hand-written ```console blocks hold lines that begin with `$ piscope`; those are not
+generated, but tests/test_readme.py checks that their commands and options exist.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from piscope.cli import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+
+_BLOCK = re.compile(
+    r"(?P<start><!-- (?P<kind>options|output): (?P<what>[^\n]*?) -->\n)"
+    r"(?P<body>.*?)"
+    r"(?P<end><!-- end -->)",
+    re.DOTALL,
+)
+_CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
+
+
+def regenerated(text: str) -> str:
+    """The same text with every generated block made anew."""
+
+    def block(match: re.Match[str]) -> str:
+        make = options_table if match["kind"] == "options" else output_block
+        return f"{match['start']}{make(match['what'])}{match['end']}"
+
+    return _BLOCK.sub(block, text)
+
+
+def blocks(text: str) -> Iterator[tuple[str, str, str]]:
+    """Kind, argument and body of each generated block."""
+    for match in _BLOCK.finditer(text):
+        yield match["kind"], match["what"], match["body"]
+
+
+def console_commands(text: str) -> Iterator[list[str]]:
+    """The words of each `$ piscope ...` line, after `piscope`; of a pipe, up to it."""
+    for block in _CONSOLE.findall(text):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.startswith("$ "):
+                for part in re.split(r"\s[|]\s|\s&&\s|;\s", line[2:]):
+                    words = shlex.split(part, comments=True)
+                    if words[:1] == ["piscope"]:
+                        yield words[1:]
+
+
+def command_named(name: str) -> click.Command | None:
+    """The command `piscope NAME`."""
+    return cli.get_command(click.Context(cli, info_name="piscope"), name)
+
+
+def options_table(name: str) -> str:
+    """A command's options as a Markdown table."""
+    command = command_named(name)
+    assert command is not None, f"README: no command {name!r}"
+    context = click.Context(command, info_name=f"piscope {name}")
+    rows = ["| option | |", "| --- | --- |"]
+    for parameter in command.params:
+        record = parameter.get_help_record(context)
+        if record is not None and isinstance(parameter, click.Option):
+            names, text = record
+            cells = [f"`{names}`", text]
+            # `[text|csv]` would end a cell
+            escaped = [re.sub(r"(?<=\w)[|](?=\w)", r"\|", cell) for cell in cells]
+            rows.append(f"| {' | '.join(escaped)} |")
+    return "\n".join(rows) + "\n"
+
+
+def output_block(command: str) -> str:
+    """What a command line prints on stdout, as a text block."""
+    words = shlex.split(command)
+    assert words[0] == "piscope", f"README: {command!r} is not of piscope"
+    done = subprocess.run(
+        [sys.executable, "-m", "piscope", *words[1:]],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in (0, 1, 3), f"README: {command}: {done.stderr}"
+    return f"```text\n$ {command}\n{done.stdout.rstrip()}\n```\n"
+
+
+if __name__ == "__main__":
+    README.write_text(regenerated(README.read_text()))

@@ -1,0 +1,58 @@
+"""The README says what is true: its commands exist, its outputs are today's."""
+
+from __future__ import annotations
+
+import click
+import pytest
+from readme_blocks import (
+    README,
+    blocks,
+    command_named,
+    console_commands,
+    options_table,
+    output_block,
+)
+
+from piscope.cli import COMMANDS, cli
+
+TEXT = README.read_text()
+BLOCKS = list(blocks(TEXT))
+
+
+@pytest.mark.parametrize("words", list(console_commands(TEXT)), ids=" ".join)
+def test_console_commands_exist(words: list[str]) -> None:
+    group_options = {o for p in cli.params for o in p.opts} | {"--help", "-h"}
+    if words[0] in group_options:
+        return
+    command = command_named(words[0])
+    assert command is not None, f"no command {words[0]!r}"
+    context = click.Context(command)
+    known = {
+        name
+        for parameter in command.get_params(context)
+        if isinstance(parameter, click.Option)
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }
+    for word in words[1:]:
+        if word.startswith("--"):
+            assert word.partition("=")[0] in known, word
+        elif word.startswith("-") and word[1:2].isalpha():
+            assert word[:2] in known, word
+
+
+@pytest.mark.parametrize(
+    ("kind", "what", "body"), BLOCKS, ids=[f"{k}: {w}" for k, w, _ in BLOCKS]
+)
+def test_generated_blocks_are_current(kind: str, what: str, body: str) -> None:
+    made = options_table(what) if kind == "options" else output_block(what)
+    assert body == made, "run `make readme`"
+
+
+def test_every_command_has_its_options_in_the_readme() -> None:
+    shown = {what for kind, what, _ in BLOCKS if kind == "options"}
+    assert shown == set(COMMANDS)
+
+
+def test_blocks_are_closed() -> None:
+    assert TEXT.count("<!-- options:") + TEXT.count("<!-- output:") == len(BLOCKS)
+    assert TEXT.count("<!-- end -->") == len(BLOCKS)
