@@ -156,7 +156,7 @@ _ALL = (
     ),
     Policy(
         "no-suppression",
-        "never SN after the first load: the upper bound of notifications",
+        "SN only until the first load",
         "hypothetical",
         sn_when_preempted=False,
     ),

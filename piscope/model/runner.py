@@ -295,7 +295,7 @@ def run(
     """
     runner = Runner(policy, platform)
     for place, line in enumerate(lines, 1):
-        if not line.strip():
+        if len(line) <= MAX_LINE_CHARS and not line.strip():
             continue
         try:
             result = runner.run(_decode(line))
