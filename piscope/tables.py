@@ -240,7 +240,7 @@ class Windows:
     put_cpu    int32[n]  also where notifications go (NDST): a loaded vCPU does not
                          move, so it is the pCPU of its last load
     load_row   int64[n]  -1: the trace ends, or loses the vCPU, before it is loaded
-    load_ns    int64[n]  then the end of the trace
+    load_ns    int64[n]  then the thread's death, or the end of the trace
     load_cpu   int32[n]  then -1
     certain    bool[n]   the put is at its place, and its reason is the right one
     probed     bool[n]   probes read the descriptor at both ends; then

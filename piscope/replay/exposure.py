@@ -156,7 +156,7 @@ def _rows(
     seen: npt.NDArray[np.bool_],
     stimuli: Stimuli | None = None,
 ) -> Residual:
-    """Rows of RESIDUAL; `where` is a window, or -1 - the stimulus that ends a stretch."""
+    """Rows of RESIDUAL; `where` is a window, or -1 - the stimulus ending a stretch."""
     w = timeline.windows
     vcpu = np.full(len(where), -1, np.int32)
     cpu = np.full(len(where), -1, np.int32)

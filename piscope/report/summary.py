@@ -173,7 +173,7 @@ class Group:
 
 @dataclass(slots=True)
 class WindowLine:
-    """One kind of window: of which vCPU, why it was put, and where notifications went."""
+    """One kind of window: whose, why it was put, and where notifications went."""
 
     vcpu: str
     reason: str

@@ -89,7 +89,7 @@ def find_windows(
         put_ns=lanes.ts_ns[puts],
         put_cpu=lanes.cpu[puts],
         load_row=np.where(ended, lanes.row[load], -1),
-        load_ns=np.where(ended, lanes.ts_ns[load], end_ns),
+        load_ns=np.where(ended, lanes.ts_ns[load], _last_ns(lanes, puts, end_ns)),
         load_cpu=np.where(ended, lanes.cpu[load], -1).astype(np.int32),
         certain=certain,
         probed=np.zeros(n, np.bool_),
@@ -114,6 +114,19 @@ def _forgotten(
     lost = np.isin(lanes.mark, (Mark.LOST_HERE, Mark.LOST_ELSEWHERE))
     so_far = np.cumsum(lost)
     result: npt.NDArray[np.bool_] = so_far[load] != so_far[puts]
+    return result
+
+
+def _last_ns(
+    lanes: Lanes, puts: npt.NDArray[np.int64], end_ns: int
+) -> npt.NDArray[np.int64]:
+    """The end of a window that no load ends: the thread's death, or the trace's end."""
+    lane_end = np.full(len(lanes.starts), end_ns, np.int64)
+    dead = np.flatnonzero(lanes.mark == Mark.OUT_DEAD)
+    lane_end[lanes.lane[dead]] = lanes.ts_ns[dead]
+    result: npt.NDArray[np.int64] = np.maximum(
+        lane_end[lanes.lane[puts]], lanes.ts_ns[puts]
+    )
     return result
 
 

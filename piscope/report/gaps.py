@@ -1,0 +1,84 @@
+"""What a trace could not show, said to people, with what to record next time."""
+
+from __future__ import annotations
+
+from piscope.report.summary import Summary
+from piscope.tables import Events, Timeline
+
+__all__ = ("cannot_tell",)
+
+
+def cannot_tell(summary: Summary, events: Events, timeline: Timeline) -> list[str]:
+    """One sentence for each thing that the numbers leave open, most telling first."""
+    said: list[str] = []
+    trace, question = summary.trace, summary.question
+    for loss in trace.losses:
+        count = "an unknown number of" if loss.events is None else f"{loss.events:,}"
+        said.append(
+            f"{loss.cause}: {count} events ({loss.detail}); what they covered is "
+            "unknown, not zero"
+        )
+    if trace.posting_by_hardware is None:
+        said.append(
+            "Posts by a device (VT-d) or by IPI virtualization leave no event, and no "
+            "probe reads the descriptor: each exposed window may hold one. Probes on "
+            "vmx_vcpu_pi_load and vmx_vcpu_pi_put tell (see README, Probes)."
+        )
+    elif trace.posting_by_hardware is False:
+        said.append(
+            "The probes show that this kernel found no need for PI wakeup (no assigned "
+            "device, no IPI virtualization): nothing but KVM posted here, and both "
+            "policies are replayed as if it had been needed."
+        )
+    if not timeline.userspace_visible:
+        said.append(
+            "Visits to userspace leave no event here; each is a window that is not "
+            "counted for sure. Record kvm:kvm_userspace_exit and kvm:kvm_fpu."
+        )
+    if not (events.has("sched_waking") or events.has("sched_wakeup")):
+        said.append(
+            "Without sched:sched_waking a sleep can't be told from a preemption that "
+            "prints as one (kernels 5.18 to 6.15)."
+        )
+    if not events.has("sched_switch"):
+        said.append(
+            "Without sched:sched_switch no preemption, block or sleep is visible, and "
+            "no pCPU's other work. Record sched:sched_switch."
+        )
+    if not (events.has("kvm_apicv_accept_irq") or events.has("kvm_apic_accept_irq")):
+        said.append(
+            "No post by KVM is in this trace: either none was made, or its events were "
+            "not recorded (kvm:kvm_apicv_accept_irq, kvm:kvm_apic_accept_irq, "
+            "kvm:kvm_msi_set_irq)."
+        )
+    if question.no_target:
+        said.append(
+            f"{question.no_target:,} posts name a vcpu_id that several VMs have; they "
+            "are left out. Record with `trace-cmd record -c` or perf, which tell "
+            "processes apart."
+        )
+    if question.not_posted:
+        said.append(
+            f"{question.not_posted:,} interrupts were accepted without APICv; they "
+            "never touched a descriptor and are left out."
+        )
+    unsure = sum(v.uncertain_puts for v in summary.vcpus)
+    if unsure:
+        total = sum(sum(v.puts.values()) for v in summary.vcpus)
+        said.append(
+            f"{unsure:,} of {total:,} puts have an uncertain reason or instant."
+        )
+    contradictions = max(
+        (p.contradictions for p in summary.policies.values()), default=0
+    )
+    if contradictions:
+        said.append(
+            f"{contradictions:,} events contradict the ones before them: something was "
+            "missed there that no loss accounts for."
+        )
+    said.append(
+        "Removing an IRQ would itself shift the timeline (an idle pCPU sleeps on, a "
+        "task runs on); both policies are replayed over the one timeline that was "
+        "recorded."
+    )
+    return said
