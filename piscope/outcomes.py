@@ -39,7 +39,8 @@ class Hit(IntEnum):
     SILENT_SN = 6  # rows 12 to 15, 17 to 20
     SILENT_PIR = 7  # KVM's post of a vector that is in PIR already
     SOFTWARE = 8  # KVM's post that needs no notification: wakes, or waits for the entry
-    UNKNOWN = 9
+    LATCHED = 9  # rows 4, 7, 8: latched with IRQs off, taken by the next VM-entry
+    UNKNOWN = 10
 
     @property
     def label(self) -> str:

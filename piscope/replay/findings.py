@@ -6,6 +6,7 @@ in the window.
 
     sent to 0xF2, vCPU in guest mode       guest         useful
     sent to 0xF2, vCPU loaded, in KVM      host          residual: no policy avoids it
+       ... IRQs off until the next entry   latched       useful
     sent to 0xF2, vCPU not loaded          unloaded      what SN=1 at the put removes
        ... pCPU in the host                   an IRQ for nothing
        ... pCPU in another vCPU's guest       processing for the wrong vCPU
@@ -126,7 +127,7 @@ def find(
     loaded_host = ~unloaded & ((possible & hit_bits(Hit.HOST)) != 0)
     direct = np.flatnonzero(loaded_host & np.isin(reason, _FASTPATH_REASONS))
     direct = direct[places.maybe.at(cpu[direct], ts_ns[direct]) == vcpu[direct]]
-    possible[direct] |= hit_bits(Hit.GUEST)
+    possible[direct] |= hit_bits(Hit.LATCHED)
 
     # --- what the timeline itself is not sure of
     possible[~sure & ~hidden] |= hit_bits(Hit.UNKNOWN)
@@ -144,7 +145,14 @@ def find(
     )
 
 
-_SENT = (Hit.GUEST, Hit.HOST, Hit.UNLOADED_HOST, Hit.WRONG_VCPU, Hit.WAKEUP)
+_SENT = (
+    Hit.GUEST,
+    Hit.HOST,
+    Hit.UNLOADED_HOST,
+    Hit.WRONG_VCPU,
+    Hit.WAKEUP,
+    Hit.LATCHED,
+)
 
 
 def _swap(possible: Array, at: Array, old: Hit, new: Hit) -> None:

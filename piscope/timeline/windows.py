@@ -200,7 +200,8 @@ def _read_probes(
 
 
 def _any(pir: npt.NDArray[np.uint64]) -> npt.NDArray[np.int8]:
-    return np.any(pir != 0, axis=1).astype(np.int8)
+    result: npt.NDArray[np.int8] = np.any(pir != 0, axis=1).astype(np.int8)
+    return result
 
 
 def _bit(ctl: npt.NDArray[np.uint64], bit: int) -> npt.NDArray[np.int8]:
