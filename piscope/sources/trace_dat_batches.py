@@ -24,7 +24,7 @@ from piscope.sources.loss_log import LossLog
 from piscope.sources.trace_dat_clock import Clock
 from piscope.sources.trace_dat_lanes import PageReader
 
-__all__ = ("Batch", "Lane", "Part", "batches")
+__all__ = ("Batch", "Lane", "Part", "batches", "reader_losses", "watermark_ns")
 
 Bytes = npt.NDArray[np.uint8]
 Index = npt.NDArray[np.int64]
@@ -41,9 +41,13 @@ _DEALS = 4
 class Lane:
     """One pCPU's data of one buffer, and how far they have been read.
 
-    events   events found so far, which is the next one's seq
-    last_ns  time of the last event so far; None: none yet
-    page_ns  what a sub-buffer spans, by the last batch
+    events    events found so far, which is the next one's seq
+    first_ns  time of the first event; None: none yet
+    last_ns   time of the last event so far; None: none yet
+    next_ns   time stamp of the next sub-buffer; None: there is none
+    page_ns   what a sub-buffer spans, by the last batch
+    missed_known   events that sub-buffers' flags count as lost
+    missed_inside  whether some were lost after its first event
     """
 
     buffer: str
@@ -54,15 +58,28 @@ class Lane:
     events: int = 0
     first_ns: int | None = None
     last_ns: int | None = None
+    next_ns: int | None = None
     page_ns: int = 1
+    missed_known: int = 0
+    missed_inside: bool = False
     done: bool = False
 
-    def next_ts(self, layout: PageLayout, order: ByteOrder) -> int | None:
-        """The time stamp of the next sub-buffer, in ticks; None: there is none."""
+    def look_ahead(self, layout: PageLayout, order: ByteOrder) -> None:
+        """Set `next_ns`, and `done` where nothing is left."""
         head = self.pages.peek(layout.ts_offset + 8)
-        if len(head) < layout.ts_offset + 8:
-            return None
-        return int.from_bytes(head[layout.ts_offset :][:8], order)
+        self.done = not head
+        self.next_ns = None
+        if len(head) == layout.ts_offset + 8:
+            ticks = int.from_bytes(head[layout.ts_offset :], order)
+            stamp = np.array([ticks], np.uint64)
+            self.next_ns = int(self.clock.convert(stamp, self.cpu)[0])
+
+    @property
+    def reached_ns(self) -> int:
+        """No event that is left lies before this, if the lane's times ascend."""
+        if self.last_ns is not None:
+            return self.last_ns
+        return 0 if self.next_ns is None else self.next_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,49 +110,34 @@ class Batch:
 def batches(
     lanes: Sequence[Lane], layout: PageLayout, order: ByteOrder
 ) -> Iterator[Batch]:
-    """All sub-buffers of the lanes; between batches, `done` and `last_ns` are true.
+    """All sub-buffers of the lanes, each lane's in order.
 
-    The consumer sets `events`, `last_ns` and `page_ns` of each part's lane before it
-    asks for the next batch.
+    The consumer sets `events`, `first_ns`, `last_ns` and `page_ns` of each part's lane
+    before it asks for the next batch; `done` and `next_ns` are set here.
     """
-    live = list(lanes)
-    # The time reached: the last event's, or before it the first sub-buffer's stamp.
-    reached: dict[int, int] = {}
-    for lane in live:
-        ticks = lane.next_ts(layout, order)
-        lane.done = ticks is None
-        if ticks is not None:
-            stamp = np.array([ticks], np.uint64)
-            reached[id(lane)] = int(lane.clock.convert(stamp, lane.cpu)[0])
-            lane.last_ns = None
-    live = [lane for lane in live if not lane.done]
-    if not live:
-        return
-    buffers: dict[int, Bytes] = {}
+    for lane in lanes:
+        lane.look_ahead(layout, order)
+        lane.pages.release(_HELD_BYTES // len(lanes))
+    live = [lane for lane in lanes if not lane.done]
+    data = np.zeros(0, np.uint8)
+    data_page_size = 0
     while live:
-        for lane in live:
-            if lane.last_ns is not None:
-                reached[id(lane)] = lane.last_ns
-        size = min(live, key=lambda lane: reached[id(lane)]).page_size
-        if size not in buffers:
-            buffers = {size: np.zeros(_pages_in_batch(size) * size, np.uint8)}
-        batch = _fill(
-            buffers[size], [la for la in live if la.page_size == size], reached
-        )
+        size = min(live, key=lambda lane: lane.reached_ns).page_size
+        if size != data_page_size:
+            data = np.zeros(_pages_in_batch(size) * size, np.uint8)
+            data_page_size = size
+        batch = _fill(data, [lane for lane in live if lane.page_size == size])
         for part in batch.parts:
-            lane = part.lane
-            lane.done = lane.next_ts(layout, order) is None
-            lane.pages.release(_HELD_BYTES // len(lanes))
+            part.lane.look_ahead(layout, order)
+            part.lane.pages.release(_HELD_BYTES // len(lanes))
         yield batch
         live = [lane for lane in live if not lane.done]
 
 
-def watermark_ns(lanes: Sequence[Lane]) -> int | None:
-    """The time before which no lane has events left; None: unknown."""
-    behind = [lane.last_ns for lane in lanes if not lane.done]
-    if any(time is None for time in behind):
-        return None
-    return min((t for t in behind if t is not None), default=(1 << 63) - 1)
+def watermark_ns(lanes: Sequence[Lane]) -> int:
+    """The time before which no lane has events left."""
+    behind = (lane.reached_ns for lane in lanes if not lane.done)
+    return min(behind, default=(1 << 63) - 1)
 
 
 def _pages_in_batch(page_size: int) -> int:
@@ -144,12 +146,12 @@ def _pages_in_batch(page_size: int) -> int:
 
 # Deal the batch's room out to the lanes, always to the one that is furthest behind
 # as far as its sub-buffers' usual span tells, and read each lane's share at once.
-def _fill(data: Bytes, lanes: list[Lane], reached: dict[int, int]) -> Batch:
+def _fill(data: Bytes, lanes: list[Lane]) -> Batch:
     size = lanes[0].page_size
     room = len(data) // size
     grain = max(1, room // (_DEALS * len(lanes)))
     shares = [0] * len(lanes)
-    heap = [(reached[id(lane)], i) for i, lane in enumerate(lanes)]
+    heap = [(lane.reached_ns, i) for i, lane in enumerate(lanes)]
     heapq.heapify(heap)
     left = room
     while left > 0:
@@ -166,7 +168,9 @@ def _fill(data: Bytes, lanes: list[Lane], reached: dict[int, int]) -> Batch:
             continue
         read = lane.pages.read(data[filled * size : (filled + share) * size])
         count = len(read.available)
-        if count:
+        if count == 0:
+            lane.done = True
+        else:
             parts.append(Part(lane, filled, filled + count))
             available.append(read.available)
             places.append(read.places)

@@ -19,7 +19,7 @@ from piscope.sources.event_format import (
     PageLayout,
     parse_header_page,
 )
-from piscope.sources.raw import Loss
+from piscope.sources.raw import Loss, LossCause
 from piscope.sources.trace_dat_options import MAX_CPUS, CpuRange, Options
 
 __all__ = (
@@ -110,37 +110,27 @@ class Metadata:
                 f"taken as {self.pages.page_size}"
             )
             page_size = self.pages.page_size
-        end = file.size if end is None else end
+        end = min(file.size, file.size if end is None else end)
+        ordered = sorted(
+            (r for r in buffer.cpus if r.size), key=lambda r: (r.offset, r.cpu)
+        )
         ranges: list[CpuRange] = []
-        for cpu in sorted(buffer.cpus, key=lambda r: (r.offset, r.cpu)):
-            if cpu.size == 0:
-                continue
-            # The size that v7 states leaves out the count before the chunks.
+        for cpu, follower in zip(ordered, [*ordered[1:], None], strict=True):
+            limit = end if follower is None else min(end, follower.offset)
+            lacking = min(cpu.size, cpu.offset + cpu.size - limit)
+            if lacking > 0:
+                detail = f"of {cpu.size} bytes of data of pCPU {cpu.cpu} from byte "
+                detail += f"{cpu.offset} on, {lacking} are "
+                cut = limit == file.size
+                detail += "beyond the end of the file" if cut else "another part's"
+                cause: LossCause = "truncated" if cut else "damaged"
+                self.losses.append(Loss(cause, cpu=cpu.cpu, detail=detail))
+            # Some writers leave the count before the chunks out of the size.
             size = cpu.size + (4 if buffer.chunked else 0)
-            if ranges and cpu.offset < ranges[-1].offset + ranges[-1].size:
-                last = ranges[-1]
-                self.losses.append(
-                    Loss(
-                        "damaged",
-                        cpu=last.cpu,
-                        detail=f"data of pCPU {last.cpu} reach into those of "
-                        f"{cpu.cpu}, byte {cpu.offset}",
-                    )
-                )
-                ranges[-1] = replace(last, size=cpu.offset - last.offset)
-            if cpu.offset + size > min(end, file.size):
-                lacking = cpu.offset + size - min(end, file.size)
-                self.losses.append(
-                    Loss(
-                        "truncated",
-                        cpu=cpu.cpu,
-                        detail=f"the data of pCPU {cpu.cpu} from byte {cpu.offset} on "
-                        f"lack {min(lacking, size)} of {size} bytes",
-                    )
-                )
-                size = max(0, min(end, file.size) - cpu.offset)
-            ranges.append(replace(cpu, size=size))
-        kept = tuple(sorted((r for r in ranges if r.size > 0), key=lambda r: r.cpu))
+            size = min(size, limit - cpu.offset)
+            if size > 0:
+                ranges.append(replace(cpu, size=size))
+        kept = tuple(sorted(ranges, key=lambda r: r.cpu))
         self.buffers.append(replace(buffer, page_size=page_size, cpus=kept))
 
 
