@@ -343,6 +343,7 @@ class Timeline:
     span_ns   first and last instant of the trace
     probes    names of the events on pi_load and pi_put that were used
     userspace_visible  visits to userspace leave an event in this trace
+    unplaced_losses  events lost at unknown places: each may hide, or fake, one window
     """
 
     vcpus: Vcpus
@@ -353,3 +354,4 @@ class Timeline:
     span_ns: tuple[int, int]
     probes: tuple[str, ...]
     userspace_visible: bool
+    unplaced_losses: int

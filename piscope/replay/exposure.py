@@ -40,7 +40,7 @@ def posting_by_hardware(timeline: Timeline) -> bool | None:
     acted &= w.put_row != _first_put_rows(timeline)
     if acted.any():
         return True
-    return False if telling.sum() > 1 else None
+    return False if telling.any() else None
 
 
 def _first_put_rows(timeline: Timeline) -> npt.NDArray[np.int64]:

@@ -250,15 +250,19 @@ def _policy(
     if result.exposure.invisible.any():
         unseen_wrong += int(result.exposure.invisible[vcpu_mask].sum())
     unseen_residual = int((~r.seen & res).sum())
+    # Each event that was lost nobody knows where may hide a window, or fake one; only
+    # a policy that leaves some window open can have sent anything into it.
+    slack = timeline.unplaced_losses
+    open_slack = slack if unloaded.max + unseen else 0
     reason = w.reason[np.maximum(f.window, 0)] if len(w) else f.kind
 
     return PolicySummary(
         name=result.policy,
         title=result.title,
-        unloaded_notifications=unloaded + Bounds(0, unseen),
-        residual_notifications=residual + Bounds(0, unseen_residual),
-        wrong_vcpu=wrong + Bounds(0, unseen_wrong),
-        wrong_vcpu_expected=round(
+        unloaded_notifications=_widened(unloaded, unseen, open_slack),
+        residual_notifications=_widened(residual, unseen_residual, slack),
+        wrong_vcpu=_widened(wrong, unseen_wrong, open_slack),
+        wrong_vcpu_if_evenly_spread=round(
             float(f.wrong_share[f.maybe(*_UNLOADED) & mine].sum()), 1
         ),
         known={
@@ -303,6 +307,10 @@ def _policy(
         },
         contradictions=result.contradictions,
     )
+
+
+def _widened(known: Bounds, unseen: int, slack: int) -> Bounds:
+    return Bounds(max(known.min - slack, 0), known.max + unseen + slack)
 
 
 def _grouped(

@@ -140,8 +140,11 @@ class PolicySummary:
     wrong_vcpu              of the unloaded ones: taken in another vCPU's guest mode
     known                   the same three by posts that are known, without those that
                             the trace merely can't exclude
-    wrong_vcpu_expected     of the known ones, if instants that are only known to lie in
-                            a window are spread evenly over it
+    wrong_vcpu_if_evenly_spread
+                            an estimate, no count: of the known ones, if instants that
+                            are only known to lie in a window were spread evenly over
+                            it. Posts without end hit early in the window, where the
+                            pCPU is still in the host
     outcomes                known posts by what became of them
     """
 
@@ -150,7 +153,7 @@ class PolicySummary:
     unloaded_notifications: Bounds
     residual_notifications: Bounds
     wrong_vcpu: Bounds
-    wrong_vcpu_expected: float
+    wrong_vcpu_if_evenly_spread: float
     known: dict[str, Bounds]
     outcomes: dict[str, Bounds]
     unloaded_by_reason: dict[str, Bounds]

@@ -9,7 +9,7 @@ from piscope.errors import UnanswerableError
 from piscope.tables import Acts, Events, Timeline, Vcpus
 from piscope.timeline.intervals import tile
 from piscope.timeline.lifecycle import Act, Mark, tables, walk
-from piscope.timeline.losses import loss_gaps, unbounded_losses
+from piscope.timeline.losses import loss_gaps, unplaced_losses
 from piscope.timeline.marks import Lanes, build_lanes
 from piscope.timeline.posts import find_posts
 from piscope.timeline.probes import find_probes
@@ -47,7 +47,8 @@ def build_timeline(events: Events) -> Timeline:
     before = walk(lanes.mark, lanes.starts, after)
     life = after[before, lanes.mark]
     act = acts[before, lanes.mark]
-    if unbounded_losses(events):
+    unplaced = unplaced_losses(events)
+    if unplaced is None:
         act = act | np.uint8(Act.UNSURE)
     windows = find_windows(
         events,
@@ -67,11 +68,17 @@ def build_timeline(events: Events) -> Timeline:
         span_ns=span_ns,
         probes=tuple(p.event for p in used),
         userspace_visible=userspace_visible,
+        unplaced_losses=unplaced or 0,
     )
 
 
 def _refuse(events: Events) -> None:
     info = events.info
+    if not len(events):
+        held = ", ".join(sorted(events.counts)[:4]) or "none at all"
+        raise UnanswerableError(
+            f"the trace holds no event that piscope reads ({held})", path=info.path
+        )
     if info.is_guest:
         raise UnanswerableError(
             "this trace was recorded inside a guest; piscope reads the host's",

@@ -16,7 +16,7 @@ from piscope.sources.raw import Array
 from piscope.tables import Events, Vcpus
 from piscope.timeline.lifecycle import Mark
 
-__all__ = ("Gap", "loss_gaps", "loss_marks", "sorted_marks", "unbounded_losses")
+__all__ = ("Gap", "loss_gaps", "loss_marks", "sorted_marks", "unplaced_losses")
 
 _OUT = (
     Mark.OUT_RUNNABLE,
@@ -60,14 +60,20 @@ def loss_gaps(events: Events) -> list[Gap]:
     return gaps
 
 
-def unbounded_losses(events: Events) -> bool:
-    """Whether events are missing at places that the trace does not tell."""
-    return any(
-        loss.cause not in (*_ELSEWHERE, "overwritten")
-        and loss.start_ns is None
-        and loss.end_ns is None
-        for loss in events.losses
-    )
+def unplaced_losses(events: Events) -> int | None:
+    """How many events are missing at places that the trace does not tell.
+
+    None: their number is not known either, so that nothing is certain.
+    """
+    total = 0
+    for loss in events.losses:
+        if loss.cause in (*_ELSEWHERE, "overwritten"):
+            continue
+        if loss.start_ns is None and loss.end_ns is None:
+            if loss.count is None:
+                return None
+            total += loss.count
+    return total
 
 
 def loss_marks(
