@@ -56,12 +56,13 @@ def analyze(
     cpus: frozenset[int] | None = None,
     start_ns: int | None = None,
     end_ns: int | None = None,
+    tsc_khz: int | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Analysis:
     """Analyze one open trace.
 
     `ignore` are patterns of events to treat as absent, `cpus`, `start_ns` and `end_ns`
-    narrow what is read; `progress` is told the name of each stage as it begins.
+    narrow what is read; `tsc_khz` is the frequency of a raw x86-tsc clock; `progress` is told the name of each stage as it begins.
 
     Raises UnanswerableError for a trace without vCPUs of an Intel host.
     """
@@ -73,7 +74,7 @@ def analyze(
         start_ns=start_ns,
         end_ns=end_ns,
     )
-    events = collect(source, wanted)
+    events = collect(source, wanted, tsc_khz)
     progress("timeline")
     timeline = build_timeline(events)
     places = occupancy(events, timeline.vcpus, timeline.intervals, timeline.acts)

@@ -8,6 +8,7 @@ it would not fit in memory.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +19,40 @@ from piscope.tables import Events
 __all__ = ("collect",)
 
 
-def collect(source: Source, wanted: Wanted) -> Events:
+def collect(source: Source, wanted: Wanted, tsc_khz: int | None = None) -> Events:
     """Read the wanted events of a source into one table in time order.
 
     Events with the same instant keep the order of their pCPU numbers, then of
     their buffers. Memory is about 20 bytes an event and its decoded fields.
+
+    `tsc_khz` turns the cycles of a raw x86-tsc trace into ns; a trace that is in ns
+    already is left alone.
     """
     chunks = [chunk for chunk in source.chunks(wanted) if len(chunk)]
-    return _assemble(chunks, source)
+    events = _assemble(chunks, source)
+    if tsc_khz is not None and events.info.ts_unit == "cycles":
+        events.ts_ns = _cycles_to_ns(events.ts_ns, tsc_khz)
+        events.losses = [
+            replace(
+                loss,
+                start_ns=_instant(loss.start_ns, tsc_khz),
+                end_ns=_instant(loss.end_ns, tsc_khz),
+            )
+            for loss in events.losses
+        ]
+        events.info = replace(events.info, ts_unit="ns")
+    return events
+
+
+def _cycles_to_ns(cycles: Array, tsc_khz: int) -> Array:
+    # ns = cycles * 10**6 / kHz; the product alone would not fit 64 bits
+    whole, rest = np.divmod(cycles, tsc_khz)
+    result: Array = whole * 1_000_000 + rest * 1_000_000 // tsc_khz
+    return result
+
+
+def _instant(cycles: int | None, tsc_khz: int) -> int | None:
+    return None if cycles is None else cycles * 1_000_000 // tsc_khz
 
 
 def _assemble(chunks: list[RawChunk], source: Source) -> Events:
