@@ -46,6 +46,15 @@ def decimals(values: Sequence[bytes], dtype: str) -> Decoded:
 
 def hexadecimals(values: Sequence[bytes], dtype: str) -> Decoded:
     """Hexadecimal integers, with or without 0x."""
+    widths = set(map(len, values))
+    if widths in ({8}, {16}):  # %08x, %016llx: all at once
+        try:
+            packed = bytes.fromhex(b"".join(values).decode("ascii"))
+        except ValueError:
+            return _one_by_one(values, dtype, _hexadecimal)
+        wide = np.frombuffer(packed, ">u4" if widths == {8} else ">u8")
+        if int(wide.max()) <= _bounds(dtype)[1]:
+            return wide.astype(dtype), None
     try:
         return _fitted([int(value, 16) for value in values], dtype)
     except ValueError:
@@ -99,10 +108,11 @@ def read_once(
 
     def decode(values: Sequence[bytes], dtype: str) -> Decoded:
         known = {value: read(value) for value in set(values)}
-        found = [known[value] for value in values]
-        good = np.fromiter((n is not None for n in found), bool, len(found))
-        array = np.array([n or 0 for n in found], dtype)
-        return array, None if good.all() else good
+        array = np.array([known[value] or 0 for value in values], dtype)
+        if None not in known.values():
+            return array, None
+        good = np.array([known[value] is not None for value in values], bool)
+        return array, good
 
     return decode
 

@@ -22,7 +22,7 @@ from piscope.sources.text_forms import (
     hexadecimal,
 )
 from piscope.sources.text_kvm import KVM_EVENTS
-from piscope.sources.text_names import task_state
+from piscope.sources.text_names import plugin_task_state, task_state
 
 __all__ = ("EVENTS", "event_text")
 
@@ -40,12 +40,12 @@ _WAKEUP = EventText(
             "comm={comm:comm} pid={pid:d} prio={prio:d} success={success:d}"
             " target_cpu={target_cpu:d}"
         ),
-        Form("{comm:comm}:{pid:d} [{prio:d}] CPU:{target_cpu:d}", plugin=True),
+        Form("{comm:comm}:{pid:d} [{prio:d}] CPU:{target_cpu:d}", when="plugins"),
         Form(
             "{comm:comm}:{pid:d} [{prio:d}] success={success:d} CPU:{target_cpu:d}",
-            plugin=True,
+            when="plugins",
         ),
-        Form("{comm:comm}:{pid:d} [{prio:d}]", plugin=True),
+        Form("{comm:comm}:{pid:d} [{prio:d}]", when="plugins"),
     ),
 )
 
@@ -58,6 +58,7 @@ EVENTS: dict[str, EventText] = {
             decimal("prev_pid", "i4"),
             decimal("prev_prio", "i4"),
             TextField("prev_state", "i8", ("prev_state",), read_once(task_state)),
+            TextField("prev_state", "i8", ("letters",), read_once(plugin_task_state)),
             comm("next_comm"),
             decimal("next_pid", "i4"),
             decimal("next_prio", "i4"),
@@ -70,9 +71,9 @@ EVENTS: dict[str, EventText] = {
                 " next_prio={next_prio:d}"
             ),
             Form(
-                "{prev_comm:comm}:{prev_pid:d} [{prev_prio:d}] {prev_state:state} ==>"
+                "{prev_comm:comm}:{prev_pid:d} [{prev_prio:d}] {letters:state} ==>"
                 " {next_comm:comm}:{next_pid:d} [{next_prio:d}]",
-                plugin=True,
+                when="plugins",
             ),
             # report -R: the state as a number, and no arrow
             Form(
@@ -128,8 +129,9 @@ EVENTS: dict[str, EventText] = {
             TextField("parent_ip", "O", ("parent_ip",), strings),
         ),
         (
-            Form("{ip:symbol} <-- {parent_ip:rest}", plugin=True),
+            Form("{ip:symbol} <-- {parent_ip:rest}"),
             Form("{ip:symbol} <-{parent_ip:rest}"),
+            Form("{ip:symbol}", when="plugins", hidden=("parent_ip",)),
         ),
     ),
     "print": EventText(

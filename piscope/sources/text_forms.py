@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
+from typing import Literal
 
 from piscope.sources.text_decode import (
     Decoded,
@@ -29,6 +30,7 @@ __all__ = (
     "EventText",
     "Form",
     "TextField",
+    "When",
     "bare_hexadecimal",
     "comm",
     "compile_form",
@@ -40,7 +42,7 @@ __all__ = (
 
 PATTERNS = {
     "d": r"-?\d{1,20}",
-    "x": r"(?:0x)?[0-9a-f]{1,16}",
+    "x": r"[0-9a-f]{1,16}",  # behind 0x, if that is printed
     "w": r"[\w-]{1,32}",
     # TASK_COMM_LEN; greedy, so that a name may hold " prev_pid=1" itself
     "comm": r".{0,16}",
@@ -52,6 +54,10 @@ PATTERNS = {
     "rest": r".*",
 }
 """What a capture may be, by the word behind its name in a form."""
+
+When = Literal["always", "tracefs", "tools", "plugins", "no plugins"]
+"""Who prints a form: the kernel itself (tracefs), libtraceevent from a print fmt or
+otherwise (tools), one of its plugins; "no plugins": all but these."""
 
 _CAPTURE = re.compile(r"\{(\w+)(?::(\w+)|\?([^}]*))\}")
 _LABEL = re.compile(r"(\w+)[ :=]+$")
@@ -77,25 +83,28 @@ class TextField:
 class Form:
     """One wording. "{vcpu_id:d}" captures; "{gp?text}" captures the text or nothing.
 
-    plugin  True: only a libtraceevent plugin prints it, False: only a kernel does
+    when    which texts can hold it
     hidden  fields that the event may have but this wording leaves out
     """
 
     text: str
-    plugin: bool | None = None
+    when: When = "always"
     hidden: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class EventText:
-    """All that is known of one event's text."""
+    """All that is known of one event's text.
+
+    A field may be listed more than once, with other captures for other forms.
+    """
 
     fields: tuple[TextField, ...]
     forms: tuple[Form, ...]
     by_name: Mapping[str, TextField] = field(init=False)
 
     def __post_init__(self) -> None:
-        names = {text_field.name: text_field for text_field in self.fields}
+        names = {text_field.name: text_field for text_field in reversed(self.fields)}
         object.__setattr__(self, "by_name", names)
 
 
@@ -134,6 +143,8 @@ def comm(name: str) -> TextField:
 class CompiledForm:
     """A form as a pattern over whole lines: `pattern.findall` gives `captures`.
 
+    Blanks before a payload are the tools' padding and mean nothing.
+
     fields   those whose captures the form has
     labels   the word before a capture -> that capture's name
     """
@@ -164,11 +175,13 @@ def compile_form(
         optional = match[3]
         inner = PATTERNS[match[2]] if optional is None else re.escape(optional)
         opened = "(" if match[1] in needed else "(?:"
+        if match[2] == "x":
+            opened = "(?:0x)?" + opened
         body += re.escape(literal) + opened + inner + (")?" if optional else ")")
         if match[1] in needed:
             captures.append(match[1])
         at = match.end()
     body += re.escape(form.text[at:])
     # Lines may say more than the form: addresses, the fields of later kernels.
-    pattern = re.compile(f"^{body}(?: .*)?$".encode(), re.MULTILINE)
+    pattern = re.compile(f"^ *{body}(?: .*)?$".encode(), re.MULTILINE)
     return CompiledForm(form, pattern, tuple(captures), used, labels)

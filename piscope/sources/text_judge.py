@@ -14,6 +14,7 @@ from typing import Literal
 
 from piscope.errors import TraceFormatError, UnsupportedTraceError
 from piscope.sources.text_columns import Layout
+from piscope.sources.text_forms import When
 from piscope.sources.text_lines import MAX_LINE_BYTES
 from piscope.sources.text_shapes import (
     UNKNOWN,
@@ -62,7 +63,8 @@ class Judgement:
 
     shape       that of most event lines
     layout      their columns; None: no fast form, line by line
-    plugins     libtraceevent's plugins may have reworded the events
+    whens       which wordings the events can have; "plugins" unless the text shows
+                that libtraceevent's plugins did not reword them
     has_cpu, has_tid, has_comm   whether the lines show them
     overwritten (entries in the buffer, entries written) where the header tells
     """
@@ -70,7 +72,7 @@ class Judgement:
     shape: Shape
     layout: Layout | None
     writer: Writer
-    plugins: bool
+    whens: frozenset[When]
     has_cpu: bool
     has_tid: bool
     has_comm: bool
@@ -140,7 +142,7 @@ def judge(text: bytes, name: str | None) -> Judgement:
         shape=shape,
         layout=layout,
         writer=writer,
-        plugins=_plugins(text, writer),
+        whens=_whens(text, writer),
         has_cpu=has_cpu,
         has_tid=has_tid,
         has_comm=sum(event.comm is not None for event in typical) > most,
@@ -172,11 +174,12 @@ def _writer(text: bytes, shape: Shape, flags_width: int) -> Writer:
     return "tracefs"
 
 
-def _plugins(text: bytes, writer: Writer) -> bool:
-    """Whether the words may be a plugin's; tracefs texts are the kernel's own."""
+def _whens(text: bytes, writer: Writer) -> frozenset[When]:
     if writer == "tracefs":
-        return False
-    return bool(_PLUGIN_WORDS.search(text)) or not _KERNEL_WORDS.search(text)
+        return frozenset({"always", "tracefs", "no plugins"})
+    if _PLUGIN_WORDS.search(text) or not _KERNEL_WORDS.search(text):
+        return frozenset({"always", "tools", "plugins"})
+    return frozenset({"always", "tools", "no plugins"})
 
 
 def _no_event(first: tuple[int, bytes], name: str | None) -> TraceFormatError:

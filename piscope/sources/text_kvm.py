@@ -65,8 +65,20 @@ def _icr_low(
 def _userspace_errno(name: Sequence[bytes], number: Sequence[bytes], dtype: str) -> Any:
     """errno from "restart (4)" and "error (n)"; 0, not negative, for any other."""
     array, good = decimals(number, dtype)
-    failed = np.fromiter((n in (b"restart", b"error") for n in name), bool, len(name))
-    return np.where(failed, -array, 0).astype(dtype), good
+    return np.where(_failed(name), -array, 0).astype(dtype), good
+
+
+def _userspace_errno_of_tools(
+    name: Sequence[bytes], number: Sequence[bytes], dtype: str
+) -> Any:
+    """The same, where other reasons say nothing of errno.
+
+    libtraceevent takes REC->errno for unsigned, so that "restart (4)" becomes
+    "KVM_EXIT_INTR (10)".
+    """
+    array, good = _userspace_errno(name, number, dtype)
+    failed = _failed(name)
+    return array, failed if good is None else good & failed
 
 
 def _userspace_reason(
@@ -74,11 +86,13 @@ def _userspace_reason(
 ) -> Any:
     """reason from "KVM_EXIT_IO (2)"; with an errno the text holds no reason."""
     array, good = decimals(number, dtype)
-    named = np.fromiter(
-        (n not in (b"restart", b"error") for n in name), bool, len(name)
-    )
+    named = ~_failed(name)
     good = named if good is None else good & named
     return np.where(good, array, 0).astype(dtype), None if good.all() else good
+
+
+def _failed(name: Sequence[bytes]) -> Any:
+    return np.fromiter((n in (b"restart", b"error") for n in name), bool, len(name))
 
 
 _DELIVERY = looked_up(DELIVERY_MODES)
@@ -111,7 +125,7 @@ KVM_EVENTS: dict[str, EventText] = {
                 " error_code {error_code:x}{immediate_exit?[immediate exit]}"
             ),
             Form("vcpu {vcpu_id:d}, rip {rip:x}{immediate_exit?[immediate exit]}"),
-            Form("vcpu {vcpu_id:d} rip {rip:x}", plugin=True),
+            Form("vcpu {vcpu_id:d} rip {rip:x}", when="plugins"),
             Form("vcpu {vcpu_id:d}"),
         ),
     ),
@@ -153,11 +167,11 @@ KVM_EVENTS: dict[str, EventText] = {
             # intr_info, and the plugin, which leaves intr_info out where it exists.
             Form(
                 "reason {reason:reason} rip {guest_rip:x} info {info1:x} {info2:x}",
-                plugin=False,
+                when="no plugins",
             ),
             Form(
                 "reason {reason:reason} rip {guest_rip:x} info {info1:x} {info2:x}",
-                plugin=True,
+                when="plugins",
                 hidden=("vcpu_id", "intr_info", "error_code"),
             ),
         ),
@@ -166,8 +180,15 @@ KVM_EVENTS: dict[str, EventText] = {
         (
             TextField("reason", "u4", ("name", "number"), _userspace_reason),
             TextField("errno", "i4", ("name", "number"), _userspace_errno),
+            TextField("reason", "u4", ("exit", "exit_number"), _userspace_reason),
+            TextField(
+                "errno", "i4", ("exit", "exit_number"), _userspace_errno_of_tools
+            ),
         ),
-        (Form("reason {name:w} ({number:d})"),),
+        (
+            Form("reason {name:w} ({number:d})", when="tracefs"),
+            Form("reason {exit:w} ({exit_number:d})", when="tools"),
+        ),
     ),
     "kvm_fpu": EventText(
         (one_of("load", "u4", load=1, unload=0),), (Form("{load:w}"),)

@@ -17,6 +17,7 @@ __all__ = (
     "TASK_STATE_PREEMPTED",
     "common_flags",
     "exit_reason",
+    "plugin_task_state",
     "system_of",
     "task_state",
 )
@@ -78,10 +79,8 @@ APIC_REGISTERS: dict[bytes, int] = {
 TASK_STATE_PREEMPTED = 0x100
 """TASK_REPORT_MAX as sched_switch records it: "+" in the text, since v4.14."""
 
-# Letters of sched_switch's print fmt since v4.14. Older kernels had Z and X the
-# other way round; nothing here depends on them. W and x are what libtraceevent's
-# sched_switch plugin calls the bits of I and P ("SDTtXZxW", lowest bit first).
-_TASK_STATE_BITS = {
+# Letters of sched_switch's print fmt since v4.14.
+_TASK_STATES = {
     b"R": 0x00,
     b"S": 0x01,
     b"D": 0x02,
@@ -90,25 +89,49 @@ _TASK_STATE_BITS = {
     b"X": 0x10,
     b"Z": 0x20,
     b"P": 0x40,
-    b"x": 0x40,
     b"I": 0x80,
+}
+# Those of libtraceevent's plugin, "SDTtZXxW" from bit 0: the order of kernels before
+# v4.14. It leaves out every bit above, so that its R may have been R+.
+_PLUGIN_TASK_STATES = {
+    b"R": 0x00,
+    b"S": 0x01,
+    b"D": 0x02,
+    b"T": 0x04,
+    b"t": 0x08,
+    b"Z": 0x10,
+    b"X": 0x20,
+    b"x": 0x40,
     b"W": 0x80,
 }
 
 
 def task_state(text: bytes) -> int | None:
-    """sched_switch's `prev_state` from its letters ("S", "R+", "D|K").
+    """sched_switch's `prev_state` from the kernel's letters ("S", "R+", "D|K").
 
     None: letters that no known kernel prints. Digits (a raw report) are the value.
     Source: include/trace/events/sched.h, sched_switch.
     """
+    if text.endswith(b"+"):
+        state = _task_state(text[:-1], _TASK_STATES)
+        return None if state is None else state | TASK_STATE_PREEMPTED
+    return _task_state(text, _TASK_STATES)
+
+
+def plugin_task_state(text: bytes) -> int | None:
+    """The same from the plugin's letters; only bits 0 to 7 can be told.
+
+    Source: write_state() of plugin_sched_switch.c, libtraceevent.
+    """
+    return _task_state(text, _PLUGIN_TASK_STATES)
+
+
+def _task_state(text: bytes, states: dict[bytes, int]) -> int | None:
     if text.isdigit():
         return int(text) if len(text) < 10 else None
     state = 0
-    if text.endswith(b"+"):
-        state, text = TASK_STATE_PREEMPTED, text[:-1]
     for letter in text.split(b"|"):
-        bit = _TASK_STATE_BITS.get(letter)
+        bit = states.get(letter)
         if bit is None:
             return None
         state |= bit

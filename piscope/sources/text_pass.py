@@ -30,6 +30,10 @@ PLUGIN_NOTE = (
     " intr_info, R+ printed as R; rerun `trace-cmd report -N -t`, or give the .dat"
 )
 
+RAW_NOTE = (
+    "raw report (-R): numbers without 0x in apicid, dest_id, dst and ecx are taken for"
+    " hexadecimal, and icr_low holds only the vector"
+)
 DISORDER_NOTE = "lines of one pCPU were out of time order, and were sorted"
 
 
@@ -109,7 +113,7 @@ class TextPass:
                 reader = self._readers[number] = PayloadReader(
                     self._names.known[number],
                     self._fields[number],
-                    self._judged.plugins,
+                    self._judged.whens,
                 )
             read = reader.read(rows.payloads(chosen[places]))
             payload[number] = Payload(places.astype(np.int64), read.columns, read.valid)
@@ -119,6 +123,8 @@ class TextPass:
                 self._unfit[number] = (lines + len(read.unfit), first)
             if read.plugin:
                 self._info_note(PLUGIN_NOTE)
+            if read.raw:
+                self._info_note(RAW_NOTE)
         return payload
 
     def _learn_actions(self) -> None:

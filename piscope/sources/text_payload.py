@@ -16,7 +16,13 @@ import numpy as np
 
 from piscope.sources.raw import Array
 from piscope.sources.text_decode import Mask, decimals, hexadecimals
-from piscope.sources.text_forms import CompiledForm, EventText, TextField, compile_form
+from piscope.sources.text_forms import (
+    CompiledForm,
+    EventText,
+    TextField,
+    When,
+    compile_form,
+)
 from piscope.sources.text_pairs import PairReader
 
 __all__ = ("Columns", "PayloadReader")
@@ -35,23 +41,28 @@ class Columns:
     unfit    int64[k]: ascending lines that no form fits; what could be found in
              them by key is in the columns
     plugin   some line is in the words of a libtraceevent plugin
+    raw      the lines are those of a raw report (-R)
     """
 
     columns: dict[str, Array]
     valid: dict[str, Mask]
     unfit: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     plugin: bool = False
+    raw: bool = False
 
 
 class PayloadReader:
     """Reads the payloads of one event throughout one pass.
 
     fields   names of the fields to decode; None: all
-    plugins  whether the file's text may come from libtraceevent plugins
+    whens    which forms the file can hold
     """
 
     def __init__(
-        self, known: EventText | None, fields: tuple[str, ...] | None, plugins: bool
+        self,
+        known: EventText | None,
+        fields: tuple[str, ...] | None,
+        whens: frozenset[When],
     ) -> None:
         self._known = known
         self._pairs = PairReader(known, fields)
@@ -62,13 +73,13 @@ class PayloadReader:
             self._forms = [
                 compile_form(form, known.fields, names)
                 for form in known.forms
-                if form.plugin is None or form.plugin == plugins
+                if form.when in whens
             ]
 
     def read(self, texts: Sequence[bytes]) -> Columns:
-        """The columns of these lines' payloads (stripped of outer blanks)."""
+        """The columns of these lines' payloads."""
         if self._known is None:
-            return Columns(*self._pairs.read(texts))
+            return Columns(*self._pairs.read([text.strip() for text in texts]))
         joined = b"\n".join(texts)
         for at, form in enumerate(self._forms):
             found = form.pattern.findall(joined)
@@ -76,14 +87,15 @@ class PayloadReader:
                 # The next block will be worded like this one.
                 self._forms.insert(0, self._forms.pop(at))
                 return self._all_of(form, found)
-        if all(_RAW_REPORT.match(text) for text in texts):
-            return Columns(*self._pairs.read(texts))
+        texts = [text.strip() for text in texts]
+        if all(map(_RAW_REPORT.match, texts)):
+            return Columns(*self._pairs.read(texts), raw=True)
         return self._line_by_line(self._known, texts)
 
     def _all_of(self, form: CompiledForm, found: Sequence[object]) -> Columns:
         merged = _Merged(len(found))
-        merged.add_form(form, None, found, self._names)
-        return merged.columns(form.form.plugin is True)
+        self._add_form(merged, form, None, found)
+        return merged.columns(form.form.when == "plugins")
 
     def _line_by_line(self, known: EventText, texts: Sequence[bytes]) -> Columns:
         merged = _Merged(len(texts))
@@ -105,13 +117,35 @@ class PayloadReader:
         plugin = False
         for at, rows in lines.items():
             form = self._forms[at]
-            merged.add_form(form, np.array(rows, np.int64), found[at], self._names)
-            plugin |= form.form.plugin is True
+            self._add_form(merged, form, np.array(rows, np.int64), found[at])
+            plugin |= form.form.when == "plugins"
         if unfit:
             self._by_label(known, texts, unfit, merged)
         columns = merged.columns(plugin)
         columns.unfit = np.array(unfit, np.int64)
         return columns
+
+    def _add_form(
+        self,
+        merged: _Merged,
+        form: CompiledForm,
+        rows: Array | None,
+        found: Sequence[object],
+    ) -> None:
+        """What `findall` (or `groups`) found in lines of one form."""
+        captured: Mapping[str, Sequence[bytes]] = {}
+        if len(form.captures) == 1:
+            captured = {form.captures[0]: cast(Sequence[bytes], found)}
+        elif form.captures:
+            columns = zip(*cast(Sequence[tuple[bytes, ...]], found), strict=True)
+            captured = dict(zip(form.captures, columns, strict=True))
+        for text_field in form.fields:
+            parts = [captured[capture] for capture in text_field.captures]
+            values, good = text_field.decode(*parts, text_field.dtype)
+            merged.add(text_field.name, rows, values, good)
+        for name in form.form.hidden:
+            if name in self._names and self._known is not None:
+                merged.declare(name, self._known.by_name[name].dtype)
 
     def _by_label(
         self,
@@ -172,31 +206,6 @@ class _Merged:
         self._columns[name][rows] = values
         self._valid[name][rows] = True if good is None else good
 
-    def add_form(
-        self,
-        form: CompiledForm,
-        rows: Array | None,
-        found: Sequence[object],
-        names: frozenset[str],
-    ) -> None:
-        """What `findall` (or `groups`) found in lines of one form."""
-        captured: Mapping[str, Sequence[bytes]] = {}
-        if len(form.captures) == 1:
-            captured = {form.captures[0]: cast(Sequence[bytes], found)}
-        elif form.captures:
-            columns = zip(*cast(Sequence[tuple[bytes, ...]], found), strict=True)
-            captured = dict(zip(form.captures, columns, strict=True))
-        for text_field in form.fields:
-            parts = [captured[capture] for capture in text_field.captures]
-            values, good = text_field.decode(*parts, text_field.dtype)
-            self.add(text_field.name, rows, values, good)
-        for name in form.form.hidden:
-            if name in names:
-                self.declare(name, _HIDDEN_DTYPE)
-
     def columns(self, plugin: bool) -> Columns:
         valid = {name: mask for name, mask in self._valid.items() if not mask.all()}
         return Columns(self._columns, valid, plugin=plugin)
-
-
-_HIDDEN_DTYPE = "u4"  # vcpu_id, intr_info, error_code

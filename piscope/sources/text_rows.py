@@ -57,14 +57,14 @@ class EventNames:
         self, keys: list[bytes], text: bytes, starts: Int64, ends: Int64
     ) -> npt.NDArray[np.int64]:
         """int64[n]: the event of each key; _NO_EVENT where it can't be a name."""
-        get = self._by_key.get
-        found = [get(key) for key in keys]
-        if None in found:
-            for at, number in enumerate(found):
-                if number is None:
-                    payload = text[int(starts[at]) : int(ends[at])]
-                    found[at] = self.number(keys[at], payload)
-        return np.array(found, np.int64)
+        try:
+            return np.array(list(map(self._by_key.__getitem__, keys)), np.int64)
+        except KeyError:  # a name that is new in this block
+            bounds = zip(starts.tolist(), ends.tolist(), strict=True)
+            return _int64(
+                self.number(key, text[start:end])
+                for key, (start, end) in zip(keys, bounds, strict=True)
+            )
 
     def number(self, key: bytes, payload: bytes) -> int:
         """The event of `name` or `system:name`, a new one if need be."""
@@ -150,13 +150,14 @@ class Rows:
         return len(self.line)
 
     def payloads(self, rows: Int64) -> list[bytes]:
-        """The payload texts of some rows, without outer blanks."""
+        """The payload texts of some rows, with the blanks around them."""
         text, others = self._text, self._payloads
-        starts, ends = self._text_start[rows].tolist(), self._text_end[rows].tolist()
-        return [
-            (text[a:b] if a >= 0 else others[b]).strip()
-            for a, b in zip(starts, ends, strict=True)
-        ]
+        places = zip(
+            self._text_start[rows].tolist(), self._text_end[rows].tolist(), strict=True
+        )
+        if not others:
+            return [text[start:end] for start, end in places]
+        return [text[a:b] if a >= 0 else others[b] for a, b in places]
 
     def comm(self, row: int) -> bytes:
         """The task name that a row's line shows, or b""."""
