@@ -18,6 +18,7 @@ from piscope.sources.raw import Loss, TraceInfo
 __all__ = (
     "PROBE_COMMANDS",
     "Answer",
+    "blockers",
     "judge",
     "perf_command",
     "trace_cmd_command",
@@ -61,6 +62,20 @@ class Answer:
     reasons: tuple[str, ...] = ()
 
 
+def blockers(info: TraceInfo, losses: Sequence[Loss], seen: Survey) -> tuple[str, ...]:
+    """Why the trace can answer no question at all, a clause each; empty: it may."""
+    reasons = []
+    if not seen.events:
+        reasons.append("the trace holds no events")
+    if info.is_guest:
+        reasons.append("recorded inside a guest: record on the host")
+    if seen.exits_by_isa[ISA_SVM] and not seen.exits_by_isa[ISA_VMX]:
+        reasons.append("an SVM host: VMX posted interrupts are of Intel processors")
+    if any(loss.cause == "sub-sampled" for loss in losses):
+        reasons.append("not every event was recorded: record without -F and -c")
+    return tuple(reasons)
+
+
 def judge(
     info: TraceInfo, counts: Mapping[str, int], losses: Sequence[Loss], seen: Survey
 ) -> list[Answer]:
@@ -71,7 +86,7 @@ def judge(
     whether it was recorded.
     """
     names = {key.rpartition(":")[2] for key, count in counts.items() if count}
-    against = tuple(_against_all(info, losses, seen))
+    against = blockers(info, losses, seen)
     doubts = tuple(_doubts(info, losses))
     answers = []
     for question in QUESTIONS:
@@ -115,20 +130,6 @@ def _about_probes(names: set[str], seen: Survey) -> Answer:
         )
         return Answer("descriptor", meaning, "partly", reasons=(reason,))
     return Answer("descriptor", meaning, "yes")
-
-
-def _against_all(
-    info: TraceInfo, losses: Sequence[Loss], seen: Survey
-) -> Iterable[str]:
-    if not seen.events:
-        yield "the trace holds no events"
-    if info.is_guest:
-        yield "recorded inside a guest: record on the host"
-    svm = seen.exits_by_isa[ISA_SVM]
-    if svm and not seen.exits_by_isa[ISA_VMX]:
-        yield "an SVM host: VMX posted interrupts are of Intel processors"
-    if any(loss.cause == "sub-sampled" for loss in losses):
-        yield "not every event was recorded: record without -F and -c"
 
 
 def _doubts(info: TraceInfo, losses: Sequence[Loss]) -> Iterable[str]:

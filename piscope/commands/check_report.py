@@ -11,6 +11,7 @@ from typing import Any
 from piscope.commands.check_questions import (
     PROBE_COMMANDS,
     Answer,
+    blockers,
     perf_command,
     trace_cmd_command,
     worth_recording,
@@ -107,12 +108,18 @@ def as_lines(check: Check) -> Iterator[str]:
         for i, value in enumerate(values):
             yield from _wrapped(value, f"{'' if i else label:<{_MARGIN}}")
     yield ""
-    yield "Questions that it can answer (an event that never happened looks like one"
-    yield "that was not recorded)"
-    for answer in check.answers:
-        yield from _answer_lines(answer)
-    if all(answer.verdict == "yes" for answer in check.answers):
-        return
+    blocked = blockers(check.info, check.losses, check.seen)
+    if blocked:
+        yield from _wrapped(f"It can answer no question: {'; '.join(blocked)}", "")
+        if check.host == "svm":
+            return
+    else:
+        yield "Questions that it can answer (an event that never happened looks like"
+        yield "one that was not recorded)"
+        for answer in check.answers:
+            yield from _answer_lines(answer)
+        if all(answer.verdict == "yes" for answer in check.answers):
+            return
     yield ""
     yield "To answer all of them, record on the host with trace-cmd or with perf"
     for command in (trace_cmd_command, perf_command):
@@ -166,10 +173,12 @@ def _time(info: TraceInfo, seen: Survey) -> str:
         return "no events"
     if info.ts_unit != "ns":
         return f"{seen.duration_ns:,} {info.ts_unit}, from {seen.first_ns}"
-    return (
-        f"{seconds_text(seen.duration_ns)} s, from {seconds_text(seen.first_ns)}"
-        f" to {seconds_text(seen.last_ns)}"
+    digits = 6 if info.ts_resolution_ns == 1000 else 9
+    length, first, last = (
+        seconds_text(ns, digits)
+        for ns in (seen.duration_ns, seen.first_ns, seen.last_ns)
     )
+    return f"{length} s, from {first} to {last}"
 
 
 def _cpus(info: TraceInfo, seen: Survey) -> str:
