@@ -89,13 +89,13 @@ class PerfBytes:
         return len(part)
 
     def _read_pipe(self, offset: int, room: memoryview) -> int:
+        if not len(room):
+            return 0
         if offset < self._position and offset < len(self._kept):
             part = self._kept[offset : offset + len(room)]
             room[: len(part)] = part
             more = self._read_pipe(offset + len(part), room[len(part) :])
             return len(part) + more
-        if not len(room):
-            return 0
         if offset < self._position:
             raise UsageError(
                 "a pipe can be read only once; save the recording to a file",

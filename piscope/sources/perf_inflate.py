@@ -32,11 +32,13 @@ class Inflater:
     """Decompresses the pieces of one stream, in order.
 
     pending  decompressed bytes that have not been taken as records yet
+    repairs  places in them at which the chain of records was lost
     """
 
     def __init__(self, mark: str) -> None:
         self._mark = mark
         self.pending = bytearray()
+        self.repairs = 0
         self._rounds: list[int] = []
         self._stream = _new_stream()
         self._dead = False

@@ -29,6 +29,7 @@ Array = npt.NDArray[Any]
 Index = npt.NDArray[np.int64]
 
 CHUNK_ROWS = 1 << 18
+_FLUSH_ROWS = 1 << 12  # fewer are not worth a flush
 
 
 def median_of_three(ts_ns: Index) -> Index:
@@ -134,7 +135,11 @@ class TimeOrder:
         Waits until as many rows have come as it kept the last time, so that the cost
         of sorting stays in proportion, unless told to `force`.
         """
-        if limit_ns is not None and not force and self._held < 2 * self._kept + 4096:
+        if (
+            limit_ns is not None
+            and not force
+            and self._held < 2 * self._kept + _FLUSH_ROWS
+        ):
             return
         if not self._parts:
             return

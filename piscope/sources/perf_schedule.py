@@ -17,9 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from piscope.sources.perf_losses import LossLog
-from piscope.sources.perf_order import RoundClock, median_of_three
+from piscope.sources.perf_order import RoundClock
 from piscope.sources.perf_samples import SampleReader, Samples
-from piscope.sources.perf_stream import Extent, Window, read_windows
+from piscope.sources.perf_stream import (
+    WINDOW_BYTES,
+    Extent,
+    Window,
+    read_windows,
+)
 
 __all__ = ("Schedule",)
 
@@ -35,7 +40,7 @@ _NEVER_NS = (1 << 63) - 1
 class _Feed:
     def __init__(self, extent: Extent, losses: LossLog) -> None:
         self.extent = extent
-        self.windows = read_windows(extent, losses)
+        self.windows = read_windows(extent, losses, WINDOW_BYTES)
         self.next_window = 0
         self.oldest_ns: Index | None = None  # of each window and all behind it
 
@@ -93,16 +98,15 @@ class Schedule:
             return None
         return min(feed.rest_ns() for feed in self._feeds)
 
-    # Reads all files once for the oldest time in each window and behind it. A single
-    # time that damage has thrown back must not count: it would hold up all others.
+    # Reads all files once for the oldest time in each window and behind it. A time
+    # that damage has thrown back holds up what comes before it: that costs memory,
+    # where leaving it out could cost events.
     def _look_up(self) -> None:
         for feed in self._feeds:
-            oldest: list[int] = []
-            for window in read_windows(feed.extent, LossLog()):
-                ts_ns = self._reader.times(window)
-                if len(ts_ns) > 2:
-                    ts_ns = median_of_three(ts_ns)[1:-1]
-                oldest.append(int(ts_ns.min(initial=_NEVER_NS)))
+            oldest = [
+                int(self._reader.times(window).min(initial=_NEVER_NS))
+                for window in read_windows(feed.extent, LossLog(), WINDOW_BYTES)
+            ]
             times = np.array([*oldest, _NEVER_NS], np.int64)
             feed.oldest_ns = np.minimum.accumulate(times[::-1])[::-1]
         self._indexed = True

@@ -163,7 +163,10 @@ def _inflated(
         if step.stop in ("end", "partial"):
             break
         if step.stop == "damaged":
-            found = find_record(data, at + 1, len(data), extent.mark)
+            inflater.repairs += 1
+            found = None
+            if inflater.repairs < _MAX_REPAIRS:
+                found = find_record(data, at + 1, len(data), extent.mark)
             end = len(data) if found is None else found
             losses.add("damaged", f"{place}: {end - at} bytes that are no record")
             at = end
@@ -174,15 +177,14 @@ def _read_plain(extent: Extent, losses: LossLog, window_bytes: int) -> Iterator[
     reader = _Reader(extent, window_bytes)
     repairs = 0
     while reader.refill():
-        while True:
-            reach = min(reader.filled, reader.at + reader.reach)
-            step = walk(reader.data, reader.at, reach, extent.mark)
+        stop: str = "data"
+        while stop in ("data", "damaged"):
+            step = walk(reader.data, reader.at, reader.filled, extent.mark)
             if len(step.offsets):
                 data = reader.data[: reader.filled]
                 yield _window(data, step.offsets, extent.mark, reader.position)
-            moved = step.end > reader.at
-            reader.at = step.end
-            if step.stop == "data":
+            reader.at, stop = step.end, step.stop
+            if stop == "data":
                 skipped = _data_behind(reader.data, int(step.offsets[-1]), extent.mark)
                 if not reader.skip(skipped):
                     losses.add(
@@ -191,17 +193,10 @@ def _read_plain(extent: Extent, losses: LossLog, window_bytes: int) -> Iterator[
                         " the input ends inside AUX area data",
                     )
                     return
-                reader.reach = MAX_RECORD_BYTES + 1
-            elif step.stop == "damaged":
+            elif stop == "damaged":
                 repairs += 1
                 if not _repair(reader, extent, losses, last=repairs >= _MAX_REPAIRS):
                     return
-            elif reach == reader.filled:
-                break
-            elif moved:
-                reader.reach *= 2
-            else:
-                reader.reach += MAX_RECORD_BYTES
     if reader.at < reader.filled:
         left = reader.filled - reader.at
         losses.add(
@@ -251,7 +246,6 @@ def _repair(reader: _Reader, extent: Extent, losses: LossLog, *, last: bool) -> 
             return False
     skipped = reader.position + reader.at - first
     losses.add("damaged", f"{extent.where(first)}: {skipped} bytes that are no record")
-    reader.reach = MAX_RECORD_BYTES + 1
     return found is not None
 
 
@@ -259,7 +253,6 @@ class _Reader:
     """A window of an extent's bytes: data[at:filled] is still to be walked.
 
     position   offset in the input of data[0]
-    reach      how far to walk at once; short after a place that stopped the walk
     missing    bytes that the extent promises and the input lacks; known at the end
     """
 
@@ -269,7 +262,6 @@ class _Reader:
         self.position = extent.offset
         self.at = 0
         self.filled = 0
-        self.reach = len(self.data)
         self.missing = 0
         self._ended = False
 

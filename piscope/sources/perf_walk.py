@@ -25,6 +25,8 @@ __all__ = ("FOLLOWED_BY_DATA", "MAX_RECORD_BYTES", "Walk", "find_record", "walk"
 Bytes = npt.NDArray[np.uint8]
 Index = npt.NDArray[np.int64]
 
+Stop = Literal["end", "partial", "data", "damaged"]
+
 MAX_RECORD_BYTES = 0xFFFF
 
 FOLLOWED_BY_DATA = frozenset((Record.TRACING_DATA, Record.AUXTRACE))
@@ -32,11 +34,14 @@ FOLLOWED_BY_DATA = frozenset((Record.TRACING_DATA, Record.AUXTRACE))
 
 _SEGMENT_WORDS = 512  # of 8 bytes
 _PROBE_WORDS = 64
-_FAST_BYTES_MIN = 16 * 8 * _SEGMENT_WORDS
+_FAST_BYTES_MIN = 32 * 8 * _SEGMENT_WORDS
+# Where walks are short, because there is much to stop at, the loop is cheaper.
+_PLAIN_RECORDS = 256
 
 # Types that exist today: to find the chain again, a stricter test than to follow it.
-_KNOWN_KERNEL_TYPES = 22
-_KNOWN_PERF_TYPES = (64, 90)
+_KNOWN_TYPE = np.zeros(256, np.bool_)
+_KNOWN_TYPE[1:23] = True  # PERF_RECORD_MMAP to _CALLCHAIN_DEFERRED
+_KNOWN_TYPE[64:91] = True  # those of perf itself
 _CHAIN = 4  # records in a row that make a place believable
 _SEARCH_BYTES = 1 << 16
 
@@ -54,38 +59,49 @@ class Walk:
 
     offsets: Index
     end: int
-    stop: Literal["end", "partial", "data", "damaged"]
+    stop: Stop
 
 
 def walk(data: Bytes, at: int, size: int, mark: Literal["<", ">"]) -> Walk:
     """Follow the records of data[at:size]; `mark` is the byte order.
 
+    What it costs is in proportion to how far it comes.
+
     Source: tools/perf/util/session.c, __perf_session__process_events().
     """
-    fast: Index | None = None
-    if size - at >= _FAST_BYTES_MIN:
-        fast = _walk_segments(data[at:size], mark) + at
+    step = _walk_plain(data, at, size, mark, at_most=_PLAIN_RECORDS)
+    parts = [step.offsets]
+    stop, at = step.stop, step.end
+    block = _FAST_BYTES_MIN
+    while stop == "end" and size - at >= _FAST_BYTES_MIN:
+        end = min(at + block, size)
+        fast = _walk_segments(data[at:end], mark) + at
         headers = _headers(data, mark)[fast]
-        types = _types(headers, mark)
-        stops = np.flatnonzero(np.isin(types, tuple(FOLLOWED_BY_DATA)))
-        if len(stops):
-            last = int(stops[0])
-            end = int(fast[last]) + int(_sizes(headers[last : last + 1], mark)[0])
-            return Walk(fast[: last + 1], end, "data")
+        behind = np.flatnonzero(np.isin(_types(headers, mark), tuple(FOLLOWED_BY_DATA)))
+        if len(behind):
+            fast, stop = fast[: int(behind[0]) + 1], "data"
+        parts.append(fast)
         if len(fast):
-            at = int(fast[-1]) + int(_sizes(headers[-1:], mark)[0])
-    plain = _walk_plain(data, at, size, mark)
-    if fast is None:
-        return plain
-    return Walk(np.concatenate((fast, plain.offsets)), plain.end, plain.stop)
+            last = len(fast) - 1
+            at = int(fast[last]) + int(_sizes(headers[last : last + 1], mark)[0])
+        if at < end - MAX_RECORD_BYTES:
+            break  # at something that the loop has to look at
+        block *= 2
+    if stop == "end":
+        step = _walk_plain(data, at, size, mark)
+        parts.append(step.offsets)
+        stop, at = step.stop, step.end
+    return Walk(np.concatenate(parts), at, stop)
 
 
-def _walk_plain(data: Bytes, at: int, size: int, mark: str) -> Walk:
+def _walk_plain(
+    data: Bytes, at: int, size: int, mark: str, at_most: int = 1 << 62
+) -> Walk:
     unpack = struct.Struct(mark + "IHH").unpack_from
     view = data.data
     offsets: list[int] = []
-    stop: Literal["end", "partial", "data", "damaged"] = "end"
-    while at < size:
+    stop: Stop = "end"
+    while at < size and len(offsets) < at_most:
         if at + RECORD_HEADER_BYTES > size:
             stop = "partial"
             break
@@ -224,19 +240,21 @@ def find_record(data: Bytes, at: int, size: int, mark: Literal["<", ">"]) -> int
     """
     headers = _headers(data[:size], mark)
     while at < len(headers):
-        block = np.arange(at, min(at + _SEARCH_BYTES, len(headers)))
-        places = block[_believable(headers[block], mark)]
+        end = min(at + _SEARCH_BYTES, len(headers))
+        # Nearly all places are ruled out by the one byte of the type that isn't 0.
+        low = at if mark == "<" else at + 3
+        places = np.flatnonzero(_KNOWN_TYPE[data[low : low + end - at]]) + at
+        places = places[_believable(headers[places], mark)]
         places = places[_chain_holds(headers, places, size, mark)]
         if len(places):
             return int(places[0])
-        at = int(block[-1]) + 1
+        at = end
     return None
 
 
 def _believable(headers: npt.NDArray[np.uint64], mark: str) -> npt.NDArray[np.bool_]:
     types = _types(headers, mark)
-    known = (types > 0) & (types <= _KNOWN_KERNEL_TYPES)
-    known |= (types >= _KNOWN_PERF_TYPES[0]) & (types <= _KNOWN_PERF_TYPES[1])
+    known = _KNOWN_TYPE[np.minimum(types, 0xFF).astype(np.uint8)]
     result: npt.NDArray[np.bool_] = known & (_sizes(headers, mark) >= 8)
     return result
 
