@@ -16,7 +16,7 @@ from piscope.sources.raw import Array
 from piscope.tables import Events, Vcpus
 from piscope.timeline.lifecycle import Mark
 from piscope.timeline.losses import Gap, loss_marks, sorted_marks
-from piscope.timeline.probes import Probe
+from piscope.timeline.probes import Probe, of_own_vcpu
 
 __all__ = ("EXIT_REASON_HLT", "Lanes", "build_lanes")
 
@@ -72,7 +72,7 @@ def build_lanes(
         whole = mark if isinstance(mark, np.ndarray) else np.full(len(at), mark)
         marks.append(whole[mine].astype(np.uint8))
 
-    for at, mark in _own_marks(events, probes):
+    for at, mark in _own_marks(events, vcpus, probes):
         add(at, vcpus.of_tid(events.tid[at]), mark)
     switches = events.rows("sched_switch")
     if len(switches):
@@ -109,7 +109,7 @@ def build_lanes(
 
 
 def _own_marks(
-    events: Events, probes: list[Probe]
+    events: Events, vcpus: Vcpus, probes: list[Probe]
 ) -> list[tuple[npt.NDArray[np.int64], Array | int]]:
     """(rows, mark) of the events that a vCPU thread traces about itself."""
     found: list[tuple[npt.NDArray[np.int64], Array | int]] = [
@@ -133,7 +133,8 @@ def _own_marks(
     for probe in probes:
         if not probe.at_return:
             mark = Mark.PI_LOAD if probe.what == "load" else Mark.PI_PUT
-            found.append((events.rows(probe.event), mark))
+            own = of_own_vcpu(events, vcpus, probe)
+            found.append((events.rows(probe.event)[own], mark))
     return found
 
 

@@ -18,9 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from piscope.sources.raw import Array
-from piscope.tables import Events
+from piscope.tables import Events, Vcpus
 
-__all__ = ("POSTED_INTR_WAKEUP_VECTOR", "Probe", "find_probes", "probe_columns")
+__all__ = (
+    "POSTED_INTR_WAKEUP_VECTOR",
+    "Probe",
+    "find_probes",
+    "of_own_vcpu",
+    "probe_columns",
+)
 
 POSTED_INTR_WAKEUP_VECTOR = 0xF1  # arch/x86/include/asm/irq_vectors.h
 
@@ -65,6 +71,37 @@ def find_probes(events: Events) -> list[Probe]:
             if match:
                 found.append(Probe(name, what, match["done"] is not None))
     return found
+
+
+def of_own_vcpu(events: Events, vcpus: Vcpus, probe: Probe) -> npt.NDArray[np.bool_]:
+    """bool[m]: which of a probe's rows tell of the vCPU whose own thread ran.
+
+    A vCPU's thread may load another vCPU: the last thread to leave destroys the VM,
+    and loads and puts each vCPU for it (kvm_unload_vcpu_mmu). The probe's field `vcpu`
+    tells, be it the vcpu_id or the address of struct kvm_vcpu; without it every row
+    of a vCPU's thread counts as its own.
+    """
+    rows = events.rows(probe.event)
+    lane = vcpus.of_tid(events.tid[rows])
+    own = lane >= 0
+    value = events.column(probe.event, "vcpu", np.int64)
+    if value is None or not own.any():
+        return own
+    known = own & events.valid(probe.event, "vcpu")
+    expected = np.full(len(vcpus), -1, np.int64)
+    if (value[known] >> 32 == 0).all():
+        for v in vcpus.rows:
+            expected[v.vcpu] = -1 if v.vcpu_id is None else v.vcpu_id
+    else:
+        # an address: a thread's own vCPU is the one that it loads most
+        pairs, count = np.unique(
+            np.stack([lane[known], value[known]]), axis=1, return_counts=True
+        )
+        rising = np.argsort(count, kind="stable")
+        expected[pairs[0, rising]] = pairs[1, rising]
+    theirs = known & (expected[lane] != -1) & (value != expected[lane])
+    result: npt.NDArray[np.bool_] = own & ~theirs
+    return result
 
 
 def probe_columns(
