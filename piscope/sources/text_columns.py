@@ -14,6 +14,7 @@ a property test holds the two to the same answer.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,9 @@ _BLANK, _MINUS, _POINT, _SLASH, _COLON = 0x20, 0x2D, 0x2E, 0x2F, 0x3A
 _OPEN, _CLOSE, _LPAREN, _RPAREN, _NEWLINE = 0x5B, 0x5D, 0x28, 0x29, 0x0A
 _MAX_BLANKS = 24  # between two columns; report and tracefs use at most 13
 _MAX_TID = (1 << 31) - 1
+
+
+_CALL = re.compile(rb" [A-Za-z_][\w.]* <-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +107,16 @@ def read_prefixes(text: bytes, starts: Int64, ends: Int64, layout: Layout) -> Pr
     stamp_index = stamps[first[line]]
     # The name ends at the first colon behind the stamp, in perf at the second.
     name_colon = stamp_index + (2 if layout.perf else 1)
-    keep = name_colon < len(colons)
-    line, stamp_index, name_colon = line[keep], stamp_index[keep], name_colon[keep]
+    # A last line may have no second colon; then any beyond its end will do.
+    colons = np.append(colons, (len(text), len(text) + 1))
     rows = _Rows(data, line, starts[line], ends[line])
     rows.add(stamp=colons[stamp_index], name_end=colons[name_colon])
+    if not layout.perf:
+        _mark_calls(rows, text)
     rows.keep(rows["name_end"] < rows["end"])
     after = data[rows["name_end"] + 1]
-    rows.keep((after == _BLANK) | (after == _NEWLINE))
+    is_call = rows["name_end"] == rows["stamp"] + 1
+    rows.keep((after == _BLANK) | (after == _NEWLINE) | is_call)
 
     _read_bracket(rows, layout)
     _read_time(rows, layout)
@@ -122,12 +129,26 @@ def read_prefixes(text: bytes, starts: Int64, ends: Int64, layout: Layout) -> Pr
         tid=rows["tid"].astype(np.int32),
         flags=_flags(rows, layout),
         tgid=rows["tgid"].astype(np.int32) if "tgid" in rows else None,
-        key=[text[a:b] for a, b in zip(name_starts, name_ends, strict=True)],
+        key=[
+            text[a:b] or b"function"
+            for a, b in zip(name_starts, name_ends, strict=True)
+        ],
         text_start=rows["name_end"] + 1,
         text_end=rows["end"],
         comm_start=rows["start"],
         comm_end=rows["comm_end"],
     )
+
+
+def _mark_calls(rows: _Rows, text: bytes) -> None:
+    """Lines of the function tracer have no name: " func <-parent" is their payload.
+
+    Their name is taken to end before it starts, at the stamp's own blank.
+    """
+    end, stamp = rows["end"], rows["stamp"]
+    for row in np.flatnonzero(rows["name_end"] > end).tolist():
+        if _CALL.match(text, int(stamp[row]) + 1, int(end[row])):
+            rows["name_end"][row] = stamp[row] + 1
 
 
 class _Rows:

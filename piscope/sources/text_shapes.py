@@ -152,7 +152,7 @@ _LOST = (
 )
 _HEADER = re.compile(
     rb"^(?:[ \t]*$|#|cpus=\d|version = |CPU \d+ is empty|trace-cmd: |"
-    rb"  \[\w+\] |'\w+' not valid for |\S+:$)"
+    rb"  \[\w+\] |'\w+' not valid for |\S+:$|.{0,80}PERF_RECORD_(?!LOST)\w)"
 )
 # Kernel stacks (" => func"), perf's call chains (address, symbol, module).
 _STACK = re.compile(rb"^ *=> |^\t? +[0-9a-f]{4,16} \S")
