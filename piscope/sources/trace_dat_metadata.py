@@ -10,6 +10,7 @@ To be read beside trace-cmd's Documentation/trace-cmd/trace-cmd.dat.v{6,7}.5.txt
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 
 from piscope.errors import TraceFormatError, UnsupportedTraceError
 from piscope.sources.cursor import ByteFile, Cursor
@@ -115,7 +116,7 @@ class Metadata:
             (r for r in buffer.cpus if r.size), key=lambda r: (r.offset, r.cpu)
         )
         ranges: list[CpuRange] = []
-        for cpu, follower in zip(ordered, [*ordered[1:], None], strict=True):
+        for cpu, follower in zip_longest(ordered, ordered[1:]):
             limit = end if follower is None else min(end, follower.offset)
             lacking = min(cpu.size, cpu.offset + cpu.size - limit)
             if lacking > 0:

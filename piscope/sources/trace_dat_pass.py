@@ -86,24 +86,39 @@ class Pass:
         self.steps_back = (0, 0)
         self._lanes = lanes
         self._wanted = wanted
+        self._known = known
         self._common = known.common
         # id -> index of the event, and whether its rows are given.
         self._index: npt.NDArray[np.uint16] = np.zeros(_IDS, np.uint16)
         self._given: Mask = np.zeros(_IDS, np.bool_)
         self._decoded: dict[int, tuple[EventFormat, tuple[str, ...] | None]] = {}
-        for number, (event, system, name) in known.ids.items():
-            self._index[number] = event
-            if wanted.ignored(system, name):
+        self._judged: Mask = np.zeros(_IDS, np.bool_)
+
+    # Count ids, and decide for those that are new whether their events are given: a
+    # file describes thousands of events, of which a trace holds a few.
+    def _count(self, ids: npt.NDArray[np.uint16]) -> None:
+        counts = np.bincount(ids, minlength=_IDS)
+        self.id_counts += counts
+        new = np.flatnonzero((counts > 0) & ~self._judged)
+        self._judged[new] = True
+        for number in new.tolist():
+            if number not in self._known.ids:
                 continue
-            fields = wanted.fields_of(system, name)
+            event, system, name = self._known.ids[number]
+            self._index[number] = event
+            if self._wanted.ignored(system, name):
+                continue
+            fields = self._wanted.fields_of(system, name)
             if isinstance(fields, bool):
-                self._given[number] = wanted.others
+                self._given[number] = self._wanted.others
                 continue
             self._given[number] = True
             try:
-                self._decoded[event] = (known.formats[f"{system}:{name}"], fields)
+                layout = self._known.formats[f"{system}:{name}"]
             except TraceFormatError as error:
-                log.add(Loss("damaged", detail=str(error)))
+                self.log.add(Loss("damaged", detail=str(error)))
+            else:
+                self._decoded[event] = (layout, fields)
 
     def chunks(self, layout: PageLayout, order: ByteOrder) -> Iterator[RawChunk]:
         """All wanted events, a batch of sub-buffers at a time."""
@@ -151,12 +166,12 @@ class Pass:
         at = entries.at + self._common.type_offset
         if keep is None:
             ids = decoder.integers(located.batch.data, at, 2)
-            self.id_counts += np.bincount(ids, minlength=_IDS)
+            self._count(ids)
             rows = np.flatnonzero(self._given.take(ids))
             return rows, ids.take(rows)
         rows = np.flatnonzero(keep)
         ids = decoder.integers(located.batch.data, at[rows], 2)
-        self.id_counts += np.bincount(ids, minlength=_IDS)
+        self._count(ids)
         given = self._given.take(ids)
         return rows[given], ids[given]
 
