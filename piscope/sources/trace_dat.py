@@ -81,12 +81,12 @@ class TraceDatSource:
     """The events of a trace.dat; implements `raw.Source`.
 
     Where a file has several buffers, the events of all come, and `seq` counts those
-    of each pCPU of each buffer.
+    of each pCPU of each buffer. `metadata` is all that the file says beside them.
     """
 
     def __init__(self, file: ByteFile, metadata: Metadata) -> None:
         self._file = file
-        self._metadata = metadata
+        self.metadata = metadata
         self.events: list[tuple[str, str]] = []
         self.counts: dict[str, int] = {}
         self._opened = LossLog(metadata.losses)
@@ -111,7 +111,7 @@ class TraceDatSource:
         self.losses: list[Loss] = list(self._opened.rows)
 
     def _describe(self) -> TraceInfo:
-        metadata, options = self._metadata, self._metadata.options
+        metadata, options = self.metadata, self.metadata.options
         compressed = (
             f" ({metadata.compressor})" if metadata.compressor != "none" else ""
         )
@@ -166,18 +166,18 @@ class TraceDatSource:
                 buffer=buffer.name,
                 cpu=data.cpu,
                 page_size=buffer.page_size,
-                pages=self._reader(buffer, data),
-                clock=self._metadata.options.time(),
+                pages=self.page_reader(buffer, data),
+                clock=self.metadata.options.time(),
             )
-            for buffer in self._metadata.buffers
+            for buffer in self.metadata.buffers
             for data in buffer.cpus
             if wanted.cpus is None or data.cpu in wanted.cpus
         ]
         known = Known(self._ids, self.formats, self._common_fields())
         run = Pass(lanes, wanted, known, log)
-        yield from run.chunks(self._metadata.pages, self._metadata.order)
+        yield from run.chunks(self.metadata.pages, self.metadata.order)
         reader_losses(lanes, log)
-        note_stat_losses(lanes, self._metadata.options.stats, log)
+        note_stat_losses(lanes, self.metadata.options.stats, log)
         note_unknown_events(run.id_counts, self._ids, log)
         for number, (_, system, name) in self._ids.items():
             count = int(run.id_counts[number])
@@ -193,15 +193,16 @@ class TraceDatSource:
         """Release the file."""
         self._file.close()
 
-    def _reader(self, buffer: BufferData, data: CpuRange) -> PageReader:
+    def page_reader(self, buffer: BufferData, data: CpuRange) -> PageReader:
+        """The sub-buffers of one pCPU of one buffer, from the first."""
         if not buffer.chunked:
             return PlainPages(self._file, data, buffer.page_size)
         return ChunkedPages(
             self._file,
             data,
             buffer.page_size,
-            self._metadata.compressor,
-            self._metadata.order,
+            self.metadata.compressor,
+            self.metadata.order,
         )
 
     # Those of the first format that can be parsed: the kernel gives all the same.
