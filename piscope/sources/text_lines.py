@@ -7,18 +7,16 @@ in one newline each, of bounded size whatever the input holds.
 
 from __future__ import annotations
 
-import bz2
 import io
-import lzma
 import re
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, cast
 
 from piscope.errors import TraceFormatError, UnsupportedTraceError, UsageError
 from piscope.sources.raw import Loss
+from piscope.sources.unpacking import Readable, unpacked
 
 __all__ = ("BLOCK_BYTES", "MAX_LINE_BYTES", "Block", "TextBytes")
 
@@ -28,21 +26,17 @@ BLOCK_BYTES = 4 << 20
 MAX_LINE_BYTES = 64 << 10
 """A longer line is no trace line; it is cut to one byte more than this."""
 
-_DECODER_MEMORY_BYTES = 256 << 20  # xz -9 asks for 65 MiB, zstd --ultra for 128
 _PEEK_BYTES = 6
-_PACKED_BYTES = 64 << 10  # read from a packed stream at a time
+_WRAPPERS = {
+    b"\x1f\x8b": "gzip",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+}
 
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 # U+00A0 in UTF-8, or alone as in latin-1 (a byte after non-ASCII is part of it).
 _NBSP = re.compile(rb"\xc2\xa0|(?<![\x80-\xff])\xa0(?![\x80-\xff])")
-
-
-class Readable(Protocol):
-    """What is asked of a binary file, pipes included."""
-
-    def read(self, size: int, /) -> bytes | None:
-        """At most `size` bytes; empty at the end."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,91 +66,6 @@ class _Peeked:
             head, self._first = self._first[:size], self._first[size:]
             return head
         return self._rest.read(size) or b""
-
-
-class _Decoder(Protocol):
-    """What zlib, lzma and bz2 have in common, some bytes at a time."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def needs_input(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
-
-
-class _Gunzip:
-    """One gzip member, with the interface of bz2.BZ2Decompressor."""
-
-    def __init__(self) -> None:
-        self._zlib = zlib.decompressobj(wbits=31)
-        self.needs_input = True
-
-    @property
-    def eof(self) -> bool:
-        return self._zlib.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._zlib.unused_data
-
-    def decompress(self, data: bytes, max_length: int, /) -> bytes:
-        got = self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
-        # A full answer may leave more inside zlib although all input is used up.
-        self.needs_input = len(got) < max_length
-        return got
-
-
-_DECODERS: dict[str, Callable[[], _Decoder]] = {
-    "gzip": _Gunzip,
-    "xz": lambda: lzma.LZMADecompressor(memlimit=_DECODER_MEMORY_BYTES),
-    "bzip2": bz2.BZ2Decompressor,
-}
-_MAGIC = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\x00": "xz", b"BZh": "bzip2"}
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-
-
-class _Decoded:
-    """The bytes that gzip, xz or bzip2 packed, member after member."""
-
-    def __init__(self, packed: _Peeked, wrapper: str) -> None:
-        self._packed, self._new = packed, _DECODERS[wrapper]
-        self._decoder = self._new()
-
-    def read(self, size: int) -> bytes:
-        data = b""
-        while True:
-            if self._decoder.eof:
-                data = self._decoder.unused_data or self._packed.read(_PACKED_BYTES)
-                if not data.strip(b"\x00"):  # padding after the last member, or end
-                    return b""
-                self._decoder = self._new()
-            elif self._decoder.needs_input and not data:
-                data = self._packed.read(_PACKED_BYTES)
-                if not data:
-                    raise EOFError("the compressed stream ends in the middle")
-            got, data = self._decoder.decompress(data, size), b""
-            if got:
-                return got
-
-
-class _Zstd:
-    """The bytes that zstd packed, frame after frame; its errors as OSError."""
-
-    def __init__(self, packed: _Peeked) -> None:
-        import zstandard  # only for texts that need it
-
-        self._error = zstandard.ZstdError
-        self._reader = zstandard.ZstdDecompressor(
-            max_window_size=_DECODER_MEMORY_BYTES
-        ).stream_reader(cast(BinaryIO, packed), read_across_frames=True)
-
-    def read(self, size: int) -> bytes:
-        try:
-            return self._reader.read(size)
-        except self._error as error:
-            raise OSError(str(error)) from error
 
 
 class TextBytes:
@@ -260,15 +169,10 @@ class TextBytes:
         if first.startswith(b"\xef\xbb\xbf"):  # a byte order mark says nothing
             first = first[3:]
         peeked = _Peeked(first, packed)
-        if first.startswith(_ZSTD_MAGIC):
-            self.wrapper = "zstd"
-            return _Zstd(peeked)
-        for magic, wrapper in _MAGIC.items():
-            if first.startswith(magic):
-                self.wrapper = wrapper
-                return _Decoded(peeked, wrapper)
-        self.wrapper = None
-        return peeked
+        self.wrapper = next(
+            (name for magic, name in _WRAPPERS.items() if first.startswith(magic)), None
+        )
+        return unpacked(first, cast(BinaryIO, peeked)) or peeked
 
 
 def _fill(stream: Readable, size: int) -> tuple[bytes, bool, Exception | None]:
@@ -277,7 +181,7 @@ def _fill(stream: Readable, size: int) -> tuple[bytes, bool, Exception | None]:
     while size > 0:
         try:
             piece = stream.read(size)
-        except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
+        except (OSError, EOFError, ValueError) as error:
             return b"".join(pieces), False, error
         if not piece:
             return b"".join(pieces), False, None
