@@ -240,8 +240,11 @@ class Windows:
     put_cpu    int32[n]  also where notifications go (NDST): a loaded vCPU does not
                          move, so it is the pCPU of its last load
     load_row   int64[n]  -1: the trace ends, or loses the vCPU, before it is loaded
-    load_ns    int64[n]  then the thread's death, or the end of the trace
+    load_ns    int64[n]  then the thread's death, or the end of the trace, or the instant
+                         from which on nothing is known
     load_cpu   int32[n]  then -1
+    end_row    int64[n]  where the window ends: load_row, or the row from which on nothing
+                         is known, or the number of rows
     certain    bool[n]   the put is at its place, and its reason is the right one
     probed     bool[n]   probes read the descriptor at both ends; then
     on_put     int8[n]   ON at the end of the put (-1: not read)
@@ -262,6 +265,7 @@ class Windows:
     load_row: npt.NDArray[np.int64]
     load_ns: npt.NDArray[np.int64]
     load_cpu: npt.NDArray[np.int32]
+    end_row: npt.NDArray[np.int64]
     certain: npt.NDArray[np.bool_]
     probed: npt.NDArray[np.bool_]
     on_put: npt.NDArray[np.int8]

@@ -123,7 +123,7 @@ def window_of(w: Windows, vcpu: Array, row: Array) -> npt.NDArray[np.int64]:
     at = np.searchsorted(key, vcpu.astype(np.int64) * span + row, side="right") - 1
     found = np.maximum(at, 0)
     inside = (at >= 0) & (w.vcpu[found] == vcpu)
-    inside &= (row < w.load_row[found]) | (w.load_row[found] < 0)
+    inside &= row < w.end_row[found]
     result: npt.NDArray[np.int64] = np.where(inside, at, -1)
     return result
 

@@ -54,6 +54,7 @@ def build_timeline(events: Events) -> Timeline:
         events,
         lanes,
         before,
+        life,
         act,
         used,
         span_ns[1],

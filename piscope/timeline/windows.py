@@ -53,6 +53,7 @@ def find_windows(
     events: Events,
     lanes: Lanes,
     before: npt.NDArray[np.uint8],
+    life: npt.NDArray[np.uint8],
     act: npt.NDArray[np.uint8],
     probes: list[Probe],
     end_ns: int,
@@ -60,18 +61,17 @@ def find_windows(
 ) -> Windows:
     """Every put, why it was, the window it began, and what probes say of that window.
 
-    `before` and `act` are the state before each mark and what the mark did. Without
-    `userspace_visible` a switch-out that is no halt may have happened in userspace,
-    and its reason is not certain.
+    `before` and `life` are the state before and after each mark, `act` is what the mark
+    did. Without `userspace_visible` a switch-out that is no halt may have happened in
+    userspace, and its reason is not certain.
     """
     loads = (act & Act.LOAD) != 0
     puts = np.flatnonzero((act & Act.PUT) != 0)
     n = len(puts)
-    changes = np.flatnonzero((act & (Act.LOAD | Act.PUT)) != 0)
-    nxt = np.searchsorted(changes, puts, side="right")
-    load = changes[np.minimum(nxt, len(changes) - 1)] if n else puts
-    ended = (nxt < len(changes)) & (lanes.lane[load] == lanes.lane[puts])
-    ended &= loads[load] & ~_forgotten(lanes, puts, load)
+    stop = _next_in_lane(lanes, puts, _ends_window(lanes, before, life, act))
+    load = np.maximum(stop, 0)
+    stopped = stop >= 0
+    ended = stopped & loads[load]
 
     reason = np.zeros(n, np.uint8)
     for mark, why in _REASON_OF_MARK.items():
@@ -89,8 +89,9 @@ def find_windows(
         put_ns=lanes.ts_ns[puts],
         put_cpu=lanes.cpu[puts],
         load_row=np.where(ended, lanes.row[load], -1),
-        load_ns=np.where(ended, lanes.ts_ns[load], _last_ns(lanes, puts, end_ns)),
+        load_ns=np.where(stopped, lanes.ts_ns[load], _last_ns(lanes, puts, end_ns)),
         load_cpu=np.where(ended, lanes.cpu[load], -1).astype(np.int32),
+        end_row=np.where(stopped, lanes.row[load], len(events)),
         certain=certain,
         probed=np.zeros(n, np.bool_),
         on_put=np.full(n, -1, np.int8),
@@ -107,13 +108,37 @@ def find_windows(
     return windows
 
 
-def _forgotten(
-    lanes: Lanes, puts: npt.NDArray[np.int64], load: npt.NDArray[np.int64]
+def _ends_window(
+    lanes: Lanes,
+    before: npt.NDArray[np.uint8],
+    life: npt.NDArray[np.uint8],
+    act: npt.NDArray[np.uint8],
 ) -> npt.NDArray[np.bool_]:
-    """Whether events were lost between a put and what looks like its load."""
+    """Which marks end a window: a load, or whatever makes it unknown when that was.
+
+    Those are lost events that leave the vCPU's state open, and a mark that shows it
+    in its guest, or put once more, though no load was seen.
+    """
     lost = np.isin(lanes.mark, (Mark.LOST_HERE, Mark.LOST_ELSEWHERE))
-    so_far = np.cumsum(lost)
-    result: npt.NDArray[np.bool_] = so_far[load] != so_far[puts]
+    ends: npt.NDArray[np.bool_] = (life == Life.UNKNOWN) & (
+        lost | (before != Life.UNKNOWN)
+    )
+    ends |= (act & (Act.LOAD | Act.PUT)) != 0
+    ends |= np.isin(lanes.mark, (Mark.ENTRY, Mark.EXIT, Mark.EXIT_HALT))
+    return ends
+
+
+def _next_in_lane(
+    lanes: Lanes, at: npt.NDArray[np.int64], which: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.int64]:
+    """The first such mark behind each mark, in its own lane; -1: there is none."""
+    marks = np.flatnonzero(which)
+    if not len(marks):
+        return np.full(len(at), -1, np.int64)
+    following = np.searchsorted(marks, at, side="right")
+    found = marks[np.minimum(following, len(marks) - 1)]
+    inside = (following < len(marks)) & (lanes.lane[found] == lanes.lane[at])
+    result: npt.NDArray[np.int64] = np.where(inside, found, -1)
     return result
 
 
