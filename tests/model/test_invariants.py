@@ -233,7 +233,11 @@ def test_i13_every_f2_is_an_irq_or_processed_or_coalesced(timeline):
 
 
 def windows(steps):
-    """Per vCPU and put-to-load window: [armed, sent before SN=0, sent in the gap]."""
+    """Per vCPU and put-to-load window: [armed, sent before SN=0, sent in the gap].
+
+    The gap is that of the timeline: where a policy needs no scan, its load was done
+    before the gap, and a post in it is like the other policy's.
+    """
     found, place = defaultdict(list), {}
     for step in steps:
         name = step.call[1]
@@ -243,11 +247,10 @@ def windows(steps):
         for happening in sent(step):
             if happening.vcpu in place:
                 found[happening.vcpu][-1][place[happening.vcpu]] += 1
-        if step.call[0] in LOADS and name in place:
-            if name in step.in_gap:
-                place[name] = 2
-            else:
-                del place[name]
+        if step.call[0] == "load_clear_sn" and name in place:
+            place[name] = 2
+        elif step.call[0] in ("load", "load_scan"):
+            place.pop(name, None)
     return found
 
 
