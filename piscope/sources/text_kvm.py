@@ -269,6 +269,31 @@ KVM_EVENTS: dict[str, EventText] = {
         ),
         (Form("{write:w} {ecx:x} = {data:x}{exception? (#GP)}"),),
     ),
+    "kvm_pio": EventText(
+        (
+            one_of("rw", "u4", pio_write=1, pio_read=0),
+            hexadecimal("port", "u4"),
+            decimal("size", "u4"),
+            decimal("count", "u4"),
+            hexadecimal("val", "u4"),
+        ),
+        (Form("{rw:w} at {port:x} size {size:d} count {count:d} val {val:x}"),),
+    ),
+    "kvm_mmio": EventText(
+        (
+            one_of(
+                "type", "u4", "type", **{"unsatisfied-read": 0, "read": 1, "write": 2}
+            ),
+            decimal("len", "u4"),
+            hexadecimal("gpa", "u8"),
+            hexadecimal("val", "u8"),
+        ),
+        (Form("mmio {type:w} len {len:d} gpa {gpa:x} val {val:x}"),),
+    ),
+    "kvm_hv_timer_state": EventText(
+        (bare_hexadecimal("vcpu_id", "u4"), bare_hexadecimal("hv_timer_in_use", "u4")),
+        (Form("vcpu_id {vcpu_id:x} hv_timer {hv_timer_in_use:x}"),),
+    ),
     "kvm_eoi": EventText(
         (bare_hexadecimal("apicid", "u4"), decimal("vector", "i4")),
         (Form("apicid {apicid:x} vector {vector:d}"),),
