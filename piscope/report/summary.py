@@ -146,6 +146,8 @@ class PolicySummary:
                             it. Posts without end hit early in the window, where the
                             pCPU is still in the host
     outcomes                known posts by what became of them
+    invisible_visits        of the unloaded ones that can't be excluded: stretches in
+                            KVM that may hide a visit to userspace
     """
 
     name: str
@@ -164,6 +166,7 @@ class PolicySummary:
     exposure_by_vcpu: dict[str, Exposed]
     costs: dict[str, Bounds]
     contradictions: int
+    invisible_visits: int = 0
 
 
 @dataclass(slots=True)

@@ -1,0 +1,113 @@
+"""`piscope analyze`: what notifications hit, and what another policy would change."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import click
+
+from piscope.model.policy import POLICIES
+
+__all__ = ("analyze",)
+
+
+@click.command()
+@click.argument("traces", metavar="TRACE...", nargs=-1, required=True)
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    type=click.Choice(tuple(POLICIES)),
+    metavar="NAME",
+    help="A policy to replay, as `piscope model policies` lists them. Repeatable; the"
+    " first one is compared with each other.  [default: preempt-only and"
+    " suppress-on-put]",
+)
+@click.option(
+    "--posted",
+    type=click.Choice(("msi", "none")),
+    default="msi",
+    show_default=True,
+    help="Which of KVM's posts to replay as a device's: msi, what if the device had"
+    " posted each MSI itself; none, what became of the posts as they were.",
+)
+@click.option(
+    "--ignore",
+    multiple=True,
+    metavar="PATTERN",
+    help="As if the trace did not hold these events. Repeatable.",
+)
+@click.option("--vm", "vms", metavar="LIST", help="Only these VMs, by number.")
+@click.option(
+    "--vcpu",
+    "vcpus",
+    multiple=True,
+    metavar="NAME",
+    help="Only this vCPU: its label (vm0/vcpu1), its vcpu_id in any VM (1), or its"
+    " thread (tid:1893). Repeatable.",
+)
+@click.option(
+    "--cpu",
+    "cpus",
+    metavar="LIST",
+    help="Only notifications to these pCPUs, as in 0-3,5.",
+)
+@click.option(
+    "--from",
+    "start",
+    metavar="TIME",
+    help="Only from this instant on: seconds of the trace's clock (24006.249294), time"
+    " after its first event (1.5s, 200ms), before its end (-200ms), or 45%.",
+)
+@click.option("--to", "end", metavar="TIME", help="Only before this instant.")
+@click.option(
+    "--tsc-khz",
+    type=click.IntRange(min=1, max=100_000_000),
+    metavar="KHZ",
+    help="Frequency of the TSC, for a trace whose x86-tsc clock is raw.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/json.md).")
+@click.option(
+    "--width",
+    type=click.IntRange(min=80),
+    metavar="COLUMNS",
+    help="Width of the report, 80 to 120.  [default: the terminal's, else 80]",
+)
+@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+def analyze(
+    traces: tuple[str, ...],
+    policies: tuple[str, ...],
+    posted: Literal["msi", "none"],
+    ignore: tuple[str, ...],
+    vms: str | None,
+    vcpus: tuple[str, ...],
+    cpus: str | None,
+    start: str | None,
+    end: str | None,
+    tsc_khz: int | None,
+    as_json: bool,
+    width: int | None,
+    quiet: bool,
+) -> int:
+    """Say what posted-interrupt notifications hit, under two policies.
+
+    Each trace is analyzed for itself, and one that can't be read does not keep the
+    others from it.
+
+    Exit status: 0 analyzed; 2 a trace could not be; 3 what the vCPUs did is unknown
+    for more than half of their time.
+    """
+    from piscope.commands.analyze_run import Request, analyze_all
+
+    request = Request(
+        policies=policies,
+        posted=posted,
+        ignore=ignore,
+        vms=vms,
+        vcpus=vcpus,
+        cpus=cpus,
+        start=start,
+        end=end,
+        tsc_khz=tsc_khz,
+    )
+    return analyze_all(traces, request, as_json_=as_json, width=width, quiet=quiet)

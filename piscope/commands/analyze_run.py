@@ -1,0 +1,235 @@
+"""From the arguments of `piscope analyze` to its reports, trace after trace.
+
+opened -> pipeline.analyze -> summarize -> render, or JSON
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, cast
+
+import click
+import numpy as np
+
+from piscope import pipeline
+from piscope.commands.moments import parse_moment
+from piscope.commands.opening import opened
+from piscope.commands.progress import Progress
+from piscope.commands.selection import parse_numbers
+from piscope.commands.survey import Survey, survey
+from piscope.errors import PiscopeError
+from piscope.replay.stimuli import Posted
+from piscope.report.json_form import as_json
+from piscope.report.render import LEAST_COLUMNS, render
+from piscope.report.render_words import printable
+from piscope.report.selection import Selection
+from piscope.report.summarize import summarize
+from piscope.report.summary import Summary
+from piscope.sources.raw import RawChunk, Source, Wanted
+from piscope.tables import Kind, Timeline
+
+__all__ = ("Request", "analyze_all", "timeline_unknown")
+
+EXIT_NOT_ANALYZED = 2
+EXIT_CANT_TELL = 3
+
+_BAR_BYTES = 8 << 20
+# A file that is read once more only to draw a bar; smaller ones are done by then.
+_LONG_READ_S = 0.5
+# What took so long to read will take a while in the later stages too.
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a user asked of each trace, as it was written.
+
+    policies     names; empty: the default two
+    posted       "msi" or "none"
+    ignore       patterns of events to treat as absent
+    vms, cpus    lists such as `0-3,5`; None: all
+    vcpus        labels, vcpu_ids, `tid:N`; empty: all
+    start, end   instants as moments.parse_moment reads them; None: open
+    tsc_khz      frequency of a raw x86-tsc clock; None: not given
+    """
+
+    policies: tuple[str, ...] = ()
+    posted: Posted = "msi"
+    ignore: tuple[str, ...] = ()
+    vms: str | None = None
+    vcpus: tuple[str, ...] = ()
+    cpus: str | None = None
+    start: str | None = None
+    end: str | None = None
+    tsc_khz: int | None = None
+
+
+def analyze_all(
+    traces: tuple[str, ...],
+    request: Request,
+    *,
+    as_json_: bool = False,
+    width: int | None = None,
+    quiet: bool = False,
+) -> int:
+    """Print the report of each trace, or all as one JSON value, and give the status.
+
+    Of several traces one that fails costs a line on stderr and leaves the others.
+    JSON is an object for one trace and a list for several, without those that failed.
+
+    Raises whatever a trace raises that is the only one, and UsageError for a request
+    that makes no sense for any trace.
+    """
+    selection = Selection(
+        vms=parse_numbers(request.vms) if request.vms is not None else None,
+        vcpus=request.vcpus,
+        cpus=parse_numbers(request.cpus) if request.cpus is not None else None,
+    )
+    for text in (request.start, request.end):
+        if text is not None:
+            parse_moment(text)
+    summaries: list[Summary] = []
+    failed = unknown = False
+    for trace in traces:
+        try:
+            summary, timeline = _analyzed(trace, request, selection, quiet=quiet)
+        except (PiscopeError, OSError, MemoryError) as error:
+            if len(traces) == 1 or isinstance(error, BrokenPipeError):
+                raise
+            click.echo(f"piscope: error: {_in_one_line(error, trace)}", err=True)
+            failed = True
+            continue
+        if not as_json_:
+            _print_report(summary, width, first=not summaries)
+        summaries.append(summary)
+        labels = {vcpu.label for vcpu in summary.vcpus}
+        unknown |= timeline_unknown(timeline, labels)
+    if as_json_:
+        values = [as_json(summary) for summary in summaries]
+        value = values if len(traces) > 1 else values[0]
+        click.echo(json.dumps(value, indent=2, allow_nan=False))
+    if failed:
+        return EXIT_NOT_ANALYZED
+    return EXIT_CANT_TELL if unknown else 0
+
+
+def timeline_unknown(timeline: Timeline, labels: Collection[str]) -> bool:
+    """Whether what these vCPUs did is unknown for more than half of their time.
+
+    A vCPU's time is that from its first event to its last: what lies outside says
+    nothing of the trace (it did not run yet, or not any more). True where none of
+    them has any.
+    """
+    i = timeline.intervals
+    unknown_ns = seen_ns = 0
+    for vcpu in timeline.vcpus.rows:
+        if vcpu.label not in labels:
+            continue
+        mine = np.flatnonzero(i.vcpu == vcpu.vcpu)
+        told = np.flatnonzero(i.kind[mine] != Kind.UNKNOWN)
+        if not len(told):
+            continue
+        inside = mine[told[0] : told[-1] + 1]
+        length_ns = i.end_ns[inside] - i.start_ns[inside]
+        seen_ns += int(length_ns.sum())
+        unknown_ns += int(length_ns[i.kind[inside] == Kind.UNKNOWN].sum())
+    return seen_ns == 0 or 2 * unknown_ns > seen_ns
+
+
+def _analyzed(
+    trace: str, request: Request, selection: Selection, *, quiet: bool
+) -> tuple[Summary, Timeline]:
+    moments = [
+        parse_moment(text) if text is not None else None
+        for text in (request.start, request.end)
+    ]
+    relative = any(m is not None and m.is_relative for m in moments)
+    with_bar = not quiet and sys.stderr.isatty()
+    with ExitStack() as stack:
+        source = stack.enter_context(opened(trace, twice=relative))
+        seen = Survey()
+        if relative or (with_bar and (source.info.size_bytes or 0) >= _BAR_BYTES):
+            seen = survey(source, ignore=request.ignore)
+        first_ns, last_ns = seen.first_ns, seen.last_ns
+        counts = source.info.ts_unit != "ns"
+        start_ns, end_ns = (
+            m.resolve(first_ns, last_ns, counts=counts) if m is not None else None
+            for m in moments
+        )
+        span_ns = None
+        if first_ns is not None and last_ns is not None:
+            span_ns = (
+                first_ns if start_ns is None else max(start_ns, first_ns),
+                last_ns if end_ns is None else min(end_ns, last_ns),
+            )
+        progress = _Stages(span_ns, quiet=not with_bar)
+        stack.enter_context(progress)
+        analysis = pipeline.analyze(
+            cast(Source, _Watched(source, progress)),
+            policies=tuple(dict.fromkeys(request.policies))
+            or pipeline.DEFAULT_POLICIES,
+            posted=request.posted,
+            ignore=request.ignore,
+            start_ns=start_ns,
+            end_ns=end_ns,
+            tsc_khz=request.tsc_khz,
+            progress=progress.begin,
+        )
+        summary = summarize(analysis, selection)
+    for name, text in (("from", request.start), ("to", request.end)):
+        if text is not None:
+            summary.narrowed[name] = text
+    return summary, analysis.timeline
+
+
+class _Stages(Progress):
+    """A bar while the trace is read, then the names of the stages that follow."""
+
+    def begin(self, stage: str) -> None:
+        if not self._active or time.monotonic() - self._started_s < _LONG_READ_S:
+            return
+        self._shown_s = time.monotonic()
+        self._stream.write(f"\r\x1b[K{self._done:,} events, {stage}")
+        self._stream.flush()
+
+
+class _Watched:
+    """A source whose chunks move a progress bar."""
+
+    def __init__(self, source: Source, progress: Progress) -> None:
+        self._source = source
+        self._progress = progress
+
+    def chunks(self, wanted: Wanted) -> Iterator[RawChunk]:
+        return self._progress.over(self._source.chunks(wanted))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+
+def _print_report(summary: Summary, width: int | None, *, first: bool) -> None:
+    to_terminal = sys.stdout.isatty()
+    columns = LEAST_COLUMNS
+    if width is not None:
+        columns = width
+    elif to_terminal:
+        columns = shutil.get_terminal_size((LEAST_COLUMNS, 24)).columns
+    text = render(summary, width=columns, color=to_terminal)
+    # A name in the trace may hold what this terminal's encoding lacks.
+    encoding = sys.stdout.encoding or "utf-8"
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
+    click.echo(text if first else f"\n{text}", nl=False)
+
+
+def _in_one_line(error: Exception, trace: str) -> str:
+    if isinstance(error, PiscopeError):
+        error.path = error.path or trace
+        return printable(str(error))
+    if isinstance(error, OSError):
+        return printable(f"{error.filename or trace}: {error.strerror or error}")
+    return printable(f"{trace}: out of memory")

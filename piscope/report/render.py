@@ -1,0 +1,99 @@
+"""An analysis as text for people: 80 columns or more, the verdict first.
+
+    question and verdict      which question was answered, and what it comes to
+    what was analyzed         format, kernel, policy, duration, CPUs, events, losses
+    what the vCPUs did        the timeline in percents, puts by reason
+    what became of the notifications     outcomes under each policy, difference
+    where the removed ones were          VM, vCPU, put reason, pCPU, windows
+    exposure                  how often and how long vCPUs were open to them
+    what it costs             PIR scans, locked operations, list locks
+    what it could not show    one sentence each
+
+Every number is one of `Summary`, or a share or a rate of those.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from piscope.report.render_exposure import exposure_section
+from piscope.report.render_layout import facts, heading, remarks
+from piscope.report.render_outcomes import cost_section, outcome_section
+from piscope.report.render_removed import removed_section
+from piscope.report.render_trace import trace_section, vcpu_section
+from piscope.report.render_verdict import verdict
+from piscope.report.render_words import printable
+from piscope.report.summary import Summary
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ("LEAST_COLUMNS", "MOST_COLUMNS", "render")
+
+LEAST_COLUMNS, MOST_COLUMNS = 80, 120
+"""Narrower terminals wrap; in wider ones the eye would lose the line."""
+
+
+def render(summary: Summary, *, width: int = LEAST_COLUMNS, color: bool = False) -> str:
+    """The whole report, ending with a newline, its lines without trailing blanks.
+
+    `width` is taken as 80 to 120 columns. With `color` there are escape sequences for
+    bold and color, which only repeat what the words say; NO_COLOR=1 in the environment
+    takes the color out of them.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    columns = min(max(width, LEAST_COLUMNS), MOST_COLUMNS)
+    file = io.StringIO()
+    console = Console(
+        file=file,
+        width=columns,
+        force_terminal=color,
+        color_system="auto" if color else None,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        legacy_windows=False,
+    )
+    for i, section in enumerate(_sections(summary, columns)):
+        parts = list(section)
+        if i and parts:
+            console.print()
+        for part in parts:
+            console.print(part, style=None)
+    if not file.getvalue():
+        console.print(Text())
+    return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
+
+
+def _sections(summary: Summary, width: int) -> Iterator[Iterator[RenderableType]]:
+    yield _opening(summary)
+    yield trace_section(summary)
+    yield vcpu_section(summary, width)
+    if summary.policies:
+        yield outcome_section(summary, width)
+        yield removed_section(summary, width)
+        yield exposure_section(summary, width)
+        yield cost_section(summary, width)
+    yield _gaps(summary)
+
+
+def _opening(summary: Summary) -> Iterator[RenderableType]:
+    yield heading(f"piscope {summary.piscope_version}: {printable(summary.trace.path)}")
+    rows = [
+        ("question", f"--posted {summary.question.posted}: {summary.question.text}")
+    ]
+    if summary.narrowed:
+        rows.append(
+            ("only", "; ".join(f"--{k} {v}" for k, v in summary.narrowed.items()))
+        )
+    yield facts(rows)
+    yield facts([("verdict", " ".join(verdict(summary)))], style="bold")
+
+
+def _gaps(summary: Summary) -> Iterator[RenderableType]:
+    yield heading("What this trace could not show")
+    yield remarks(summary.cannot_tell or ["nothing: no gap is known"])

@@ -1,0 +1,128 @@
+"""The few shapes that a report is made of: headings, facts, tables, remarks.
+
+Everything is laid out by rich within a width, and never cut off: what is too long for
+its column is folded. Cells are `Text`, which rich takes literally: a thread whose name
+looks like markup stays a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from piscope.report.render_words import printable
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ("INDENT", "Grid", "facts", "heading", "note", "remarks")
+
+INDENT = 2
+_FACT_COLUMNS = 10
+_GAP = 2
+_LEAST_LABEL = 18  # columns that a table's first column may be folded to
+
+
+def heading(text: str) -> RenderableType:
+    """The title of a section."""
+    from rich.text import Text
+
+    return Text(text, style="bold")
+
+
+def note(text: str, style: str = "") -> RenderableType:
+    """A paragraph of a section."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    return Padding(Text(printable(text), style=style), (0, 0, 0, INDENT))
+
+
+def facts(rows: Iterable[tuple[str, str]], style: str = "") -> RenderableType:
+    """Labels with their texts, the texts one under the other."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, _GAP, 0, 0), pad_edge=False)
+    table.add_column(width=_FACT_COLUMNS + INDENT, no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, text in rows:
+        table.add_row(Text(f"{'':{INDENT}}{label}"), Text(printable(text), style=style))
+    return table
+
+
+def remarks(texts: Iterable[str]) -> RenderableType:
+    """A list of sentences, each behind a dash."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(width=INDENT + 1, no_wrap=True)
+    table.add_column(overflow="fold")
+    for text in texts:
+        table.add_row(Text(f"{'':{INDENT}}-"), Text(printable(text)))
+    return table
+
+
+@dataclass(slots=True)
+class Grid:
+    """A table of numbers: labels on the left, everything else aligned to the right.
+
+    headings  of all columns; a newline in one makes a second line
+    left      how many columns hold text and are aligned to the left
+    rows      per row: how deep its label is indented, its cells, its style
+    """
+
+    headings: Sequence[str]
+    left: int = 1
+    rows: list[tuple[int, list[str], str]] = field(default_factory=list)
+
+    def add(self, *cells: str, depth: int = 0, style: str = "") -> None:
+        """Add a row; an empty cell has nothing to say."""
+        assert len(cells) == len(self.headings)
+        self.rows.append((depth, [printable(cell) for cell in cells], style))
+
+    def render(self, width: int) -> RenderableType:
+        """The table within `width` columns: with narrower gaps if it has to be, and
+        then with ranges folded at their blanks.
+        """
+        from rich.padding import Padding
+        from rich.table import Table
+        from rich.text import Text
+
+        gap = _GAP if self._natural_width() <= width else 1
+        table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="")
+        for i, title in enumerate(self.headings):
+            least = max(self._words(i), default=0)
+            table.add_column(
+                Text(title),
+                justify="left" if i < self.left else "right",
+                vertical="bottom" if i >= self.left else "top",
+                min_width=min(least, _LEAST_LABEL) if i < self.left else least,
+                overflow="fold",
+            )
+        for depth, (label, *numbers), style in self.rows:
+            table.add_row(
+                Padding(Text(label), (0, 0, 0, 2 * depth)),
+                *(Text(cell) for cell in numbers),
+                style=style,
+            )
+        return Padding(table, (0, 0, 0, INDENT))
+
+    def _natural_width(self) -> int:
+        from rich.cells import cell_len
+
+        total = INDENT + _GAP * (len(self.headings) - 1)
+        for i, title in enumerate(self.headings):
+            lengths = [cell_len(line) for line in title.split("\n")]
+            for depth, cells, _ in self.rows:
+                lengths.append(cell_len(cells[i]) + (2 * depth if i == 0 else 0))
+            total += max(lengths)
+        return total
+
+    def _words(self, column: int) -> Iterator[int]:
+        from rich.cells import cell_len
+
+        texts = [self.headings[column], *(cells[column] for _, cells, _ in self.rows)]
+        return (cell_len(word) for text in texts for word in text.split())
