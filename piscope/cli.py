@@ -44,6 +44,14 @@ class LazyCommand(NamedTuple):
 
 
 COMMANDS: dict[str, LazyCommand] = {
+    "analyze": LazyCommand(
+        "piscope.commands.analyze:analyze",
+        "Say what posted-interrupt notifications hit, under two policies.",
+    ),
+    "agreement": LazyCommand(
+        "piscope.commands.agreement:agreement",
+        "Compare the loads and puts of the timeline with probes that saw them.",
+    ),
     "check": LazyCommand(
         "piscope.commands.check:check",
         "Say what a trace is, what it lost, and which questions it can answer.",
@@ -51,6 +59,10 @@ COMMANDS: dict[str, LazyCommand] = {
     "events": LazyCommand(
         "piscope.commands.events:events",
         "Print or convert the events of a trace, in time order.",
+    ),
+    "model": LazyCommand(
+        "piscope.commands.model:model",
+        "Show and run the model of the posted-interrupt descriptor.",
     ),
 }
 
