@@ -98,7 +98,7 @@ def json_lines(chunk: RawChunk, source: Source) -> Iterator[str]:
 def json_fields(payload: Payload) -> list[str]:
     """The fields of each row of a payload as a JSON object.
 
-    Text is text; an array of bytes that is none is a string of hexadecimal digits.
+    An array that is not text is a string of hexadecimal digits, in the trace's order.
     """
     columns = [
         (f"{json.dumps(name)}:", payload.valid.get(name), _json_values(values))
@@ -170,16 +170,7 @@ def _plain_values(values: Array) -> list[str | int | None]:
         # char[N] is text by its type, whatever bytes a hostile comm holds.
         text = _Cache(lambda v: v.decode("utf-8", "replace"))
         return [text[v] for v in values.tolist()]
-    return [_plain(v) for v in values.tolist()]
-
-
-def _plain(value: object) -> str | int | None:
-    if isinstance(value, bytes):
-        try:
-            return value.decode("utf-8")
-        except UnicodeDecodeError:
-            return value.hex()
-    return value if value is None or isinstance(value, int) else str(value)
+    return [v.hex() if isinstance(v, bytes) else v for v in values.tolist()]
 
 
 def _printable(value: object) -> str:
