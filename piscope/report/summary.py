@@ -32,7 +32,11 @@ SCHEMA_VERSION = 1
 
 @dataclass(slots=True)
 class Bounds:
-    """A count that lies between `min` and `max`."""
+    """A count that lies between `min` and `max`.
+
+    min  what the trace proves
+    max  what it can't exclude
+    """
 
     min: int = 0
     max: int = 0
@@ -48,7 +52,14 @@ class Bounds:
 
 @dataclass(slots=True)
 class LossLine:
-    """One cause of loss: how often, how many events (None: not known), and examples."""
+    """One cause of loss.
+
+    cause   a word of sources.raw.LossCause
+    times   in how many places
+    events  lost in all of them; null: not known
+    cpus    pCPUs concerned; empty: all, or not known
+    detail  the first place, for people
+    """
 
     cause: str
     times: int
@@ -59,7 +70,21 @@ class LossLine:
 
 @dataclass(slots=True)
 class VcpuSummary:
-    """One vCPU, and its time by what it did (ns; they sum to the trace's span)."""
+    """One vCPU, and its time by what it did.
+
+    label           a short name for people, unique as a rule; `--vcpu` takes it
+    vm              number of its VM, by first appearance; null: not known
+    vcpu_id         KVM's number within the VM; null: not known
+    tid             its thread
+    tgid            the thread's process; null: not known
+    comm            the thread's name; null: not known
+    evidence        what tells that it is one: "kvm_entry", "kvm_exit", "guest-option"
+                    or "comm"
+    time_ns         by kind of interval; they sum to the trace's duration
+    puts            by put reason
+    entries         VM-entries
+    uncertain_puts  puts whose reason or instant is not certain
+    """
 
     label: str
     vm: int | None
@@ -76,7 +101,29 @@ class VcpuSummary:
 
 @dataclass(slots=True)
 class TraceSummary:
-    """What was analyzed."""
+    """What was analyzed.
+
+    path             as it was given
+    format           of the file, for people
+    kernel_release   `uname -r` of the traced host; null: not told
+    clock            the trace clock's name; null: not told
+    ts_resolution_ns 1, or 1000 for texts that print microseconds
+    start_ns         first instant, on the trace's clock
+    end_ns           last instant
+    duration_ns      from the first to the last
+    cpus             pCPUs with events
+    host_cpus        pCPUs that the host has; null: not told
+    vms              how many; null: the trace does not tell which vCPUs go together
+    events           in the trace, without those ignored or narrowed away
+    events_used      of them: those that the analysis reads
+    losses           what the trace tells that it lost, one a cause
+    captured_policy  the policy of the captured kernel; null: not known
+    captured_policy_by        "probes", "release" or "nothing"
+    captured_policy_evidence  what was seen, for people
+    posting_by_hardware  whether the host posted by hardware; null: no probe tells
+    probes           events on vmx_vcpu_pi_load and vmx_vcpu_pi_put that were used
+    notes            remarks of the reader, for people
+    """
 
     path: str
     format: str
@@ -124,7 +171,12 @@ class Question:
 
 @dataclass(slots=True)
 class Exposed:
-    """Windows with SN=0 and NV=0xF2 of some vCPUs, and how long they were."""
+    """Windows (put to load) of some vCPUs that began with SN=0 and NV=0xF2.
+
+    windows      how many
+    duration_ns  of all of them
+    longest_ns   of those that can't be excluded
+    """
 
     windows: Bounds
     duration_ns: Bounds
@@ -135,6 +187,8 @@ class Exposed:
 class PolicySummary:
     """One policy's outcome.
 
+    name                    as `--policy` takes it
+    title                   what the policy does, for people
     unloaded_notifications  sent while the vCPU was not loaded, whatever they hit
     residual_notifications  sent while it was loaded, in the host
     wrong_vcpu              of the unloaded ones: taken in another vCPU's guest mode
@@ -146,6 +200,15 @@ class PolicySummary:
                             it. Posts without end hit early in the window, where the
                             pCPU is still in the host
     outcomes                known posts by what became of them
+    unloaded_by_reason      known unloaded ones, by why the vCPU was put
+    residual_by_state       known residual ones, by what the vCPU was doing
+    residual_by_exit_reason the same, by the number of the VM-exit it was handling
+    exposure                all windows that are open to a notification
+    exposure_by_reason      the same by put reason, without the closed ones
+    exposure_by_vcpu        the same by the vCPU's label
+    costs                   of the loads and puts
+    contradictions          stimuli that no state of the descriptor allowed: places
+                            where the trace misses something that no loss tells of
     invisible_visits        of the unloaded ones that can't be excluded: stretches in
                             KVM that may hide a visit to userspace
     """
@@ -171,7 +234,11 @@ class PolicySummary:
 
 @dataclass(slots=True)
 class Group:
-    """How many notifications were removed under one heading."""
+    """How many notifications were removed under one heading.
+
+    name     of the VM, vCPU, put reason or pCPU
+    removed  known posts whose notification the first policy sends and the second not
+    """
 
     name: str
     removed: Bounds
@@ -179,7 +246,16 @@ class Group:
 
 @dataclass(slots=True)
 class WindowLine:
-    """One kind of window: whose, why it was put, and where notifications went."""
+    """One kind of window that is open under the first policy and not under the second.
+
+    vcpu        the vCPU's label
+    reason      the put reason
+    cpu         the pCPU that notifications went to: that of the last load
+    windows     how many
+    removed     notifications in them that the second policy does not send
+    longest_ns  the longest of them
+    total_ns    all of them
+    """
 
     vcpu: str
     reason: str
@@ -194,8 +270,15 @@ class WindowLine:
 class Removed:
     """What the second policy no longer sends, against the first.
 
-    total      unloaded notifications
+    before     the first policy's name
+    after      the second's
+    total      unloaded notifications by known posts
     host_irqs  of them: IRQs that the host would have taken
+    by_vm      those of each VM, most first
+    by_vcpu    of each vCPU
+    by_reason  of each put reason
+    by_cpu     of each notified pCPU
+    windows    the kinds of window with most of them
     """
 
     before: str
@@ -211,7 +294,18 @@ class Removed:
 
 @dataclass(slots=True)
 class Summary:
-    """A whole analysis, ready to be rendered."""
+    """A whole analysis, ready to be rendered.
+
+    schema_version   raised when a key is renamed, removed, or changes its meaning
+    piscope_version  that made it
+    trace            what was analyzed
+    question         which question was answered
+    vcpus            those that were selected
+    policies         by name, in the order asked for
+    removed          the second policy against the first; null: not two policies
+    narrowed         the options that narrowed the report, as given
+    cannot_tell      what the trace could not show, a sentence each
+    """
 
     schema_version: int
     piscope_version: str
