@@ -22,6 +22,7 @@ Mask = npt.NDArray[np.bool_]
 UNKNOWN = -1
 """A sample whose layout can't be told."""
 
+_MAX_TABLE = 1 << 20
 NO_TRACEPOINT = -2
 """A sample of an attr that is no tracepoint (cycles, page faults, ...)."""
 
@@ -52,6 +53,10 @@ class Attribution:
         ids = sorted(pairs)
         self._ids = np.array(ids, np.uint64)
         self._of_id = np.array([self._of_attr[pairs[i]] for i in ids], np.int64)
+        # The kernel counts ids up from 1 since it was booted: mostly a table serves.
+        self._table = np.full(min(ids[-1] + 1, _MAX_TABLE) + 1, UNKNOWN, np.int64)
+        small = self._ids < len(self._table) - 1
+        self._table[self._ids[small].astype(np.int64)] = self._of_id[small]
 
     def layouts_of(self, gather: Gather, starts: Index, sizes: Index) -> Index | None:
         """The index in `layouts` of each sample, UNKNOWN or NO_TRACEPOINT.
@@ -60,14 +65,18 @@ class Attribution:
         """
         if set(self._of_attr) == {0}:
             return None
-        of = np.full(len(starts), UNKNOWN, np.int64)
-        if self._id_at is not None:
+        if self._id_at is None:
+            of = np.full(len(starts), UNKNOWN, np.int64)
+        else:
             inside = sizes >= self._id_at + 8
             ids = gather("u8", np.where(inside, starts + self._id_at, starts))
-            place = np.searchsorted(self._ids, ids)
-            place[place == len(self._ids)] = 0
-            found = inside & (self._ids[place] == ids)
-            of[found] = self._of_id[place[found]]
+            of = self._table[np.minimum(ids, len(self._table) - 1).astype(np.int64)]
+            if int(self._ids[-1]) >= _MAX_TABLE:
+                place = np.searchsorted(self._ids, ids)
+                place[place == len(self._ids)] = 0
+                of = np.where(self._ids[place] == ids, self._of_id[place], UNKNOWN)
+            if not inside.all():
+                of[~inside] = UNKNOWN
         unknown = np.flatnonzero(of == UNKNOWN)
         if len(unknown):
             of[unknown] = self._by_shape(gather, starts[unknown], sizes[unknown])

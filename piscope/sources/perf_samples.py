@@ -32,7 +32,8 @@ NO_EVENT = 0xFFFF
 
 _MAX_CPU = 1 << 16  # x86 has at most 8192 (CONFIG_NR_CPUS)
 _MAX_TID = 1 << 22  # PID_MAX_LIMIT
-_COMMON_BYTES = {"common_type": 2, "common_flags": 1, "common_pid": 4}
+_COMMON_BYTES = 8
+_COMMON_SIZES = {"common_type": 2, "common_flags": 1, "common_pid": 4}
 _NO_TASK = 0xFFFFFFFF  # the TID of a task that has been reaped already
 
 
@@ -78,12 +79,14 @@ class Samples:
     start    int64[n]: where each sample begins in the window's data
     at       int64[n]: where its tracepoint record does
     length   int64[n]: the bytes of that
+    common   uint64[n]: its first 8 bytes, with common_type, _flags and _pid in them
     ts_ns int64[n], cpu int32[n], seq int64[n], event uint16[n]: as in raw.RawChunk
     """
 
     start: Index
     at: Index
     length: Index
+    common: npt.NDArray[np.uint64]
     ts_ns: Index
     cpu: npt.NDArray[np.int32]
     seq: Index
@@ -94,6 +97,8 @@ class Samples:
 
     def chosen(self, which: Mask | Index) -> Samples:
         """Those of a mask, or at some positions."""
+        if which.dtype == np.bool_:
+            which = np.flatnonzero(which)
         return Samples(*(getattr(self, f.name)[which] for f in fields(self)))
 
 
@@ -151,12 +156,15 @@ class SampleReader:
         self._mark = header.mark
         self._event_of_type = event_of_type
         self.attribution = Attribution(header)
-        # The common fields are the same in all events of one kernel.
-        common = formats[0].common if formats else ()
-        self._common_fields = {
-            f.name: f for f in common if _COMMON_BYTES.get(f.name) == f.size
-        }
-        self._common_bytes = max((f.offset + f.size for f in common), default=8)
+        # The common fields are the same in all events of one kernel, and those that
+        # are read have been in the first 8 bytes of all kernels with this ABI.
+        self._shifts: dict[str, int] = {}
+        for common in formats[0].common if formats else ():
+            end = common.offset + common.size
+            if _COMMON_SIZES.get(common.name) == common.size and end <= _COMMON_BYTES:
+                little = header.order == "little"
+                low_byte = common.offset if little else _COMMON_BYTES - end
+                self._shifts[common.name] = 8 * low_byte
 
     def has(self, bit: SampleType) -> bool:
         """Whether any tracepoint of the recording carries the value."""
@@ -185,7 +193,9 @@ class SampleReader:
                 mine = (starts, sizes, rows)
             else:
                 which = np.flatnonzero(of == number)
-                mine = (starts[which], sizes[which], rows[which])
+                mine = (starts, sizes, rows)
+                if len(which) < len(starts):
+                    mine = (starts[which], sizes[which], rows[which])
             part = self._read_layout(gather, layout, mine, tally, selection)
             if part is not None and len(part):
                 parts.append(part)
@@ -224,14 +234,17 @@ class SampleReader:
     ) -> Samples | None:
         starts, sizes, seq = records
         at, lengths, inside = layout.raw_places(gather, starts, sizes)
-        inside &= lengths >= self._common_bytes
+        inside &= lengths >= _COMMON_BYTES
         tally.damaged += len(starts) - int(np.count_nonzero(inside))
         time_at, cpu_at = layout.offset(SampleType.TIME), layout.offset(SampleType.CPU)
         if time_at is None:
             tally.no_time += len(starts)
             return None
         # Values before RAW are inside wherever RAW is.
-        begin = starts if inside.all() else starts[inside]
+        begin = starts
+        if not inside.all():
+            begin, seq = starts[inside], seq[inside]
+            at, lengths = at[inside], lengths[inside]
         if cpu_at is None:
             tally.no_cpu += len(begin)
             cpu = np.full(len(begin), -1, np.int32)
@@ -239,24 +252,25 @@ class SampleReader:
             cpu = gather("u4", begin + cpu_at).view(np.int32)
         samples = Samples(
             start=begin,
-            at=at[inside],
-            length=lengths[inside],
+            at=at,
+            length=lengths,
+            common=gather("u8", at),
             ts_ns=gather("u8", begin + time_at).view(np.int64),
             cpu=cpu,
-            seq=seq[inside],
+            seq=seq,
             event=np.zeros(len(begin), np.uint16),
         )
-        samples = self._with_events(gather, samples, tally)
+        samples = self._with_events(samples, tally)
         self._weigh(gather, layout, samples, tally)
         return self._select(samples, selection, tally)
 
     # Drops what can't be right, and events without a format.
-    def _with_events(self, gather: Gather, samples: Samples, tally: Tally) -> Samples:
+    def _with_events(self, samples: Samples, tally: Tally) -> Samples:
         right = (samples.ts_ns >= 0) & (samples.cpu < _MAX_CPU) & (samples.cpu >= -1)
         if not right.all():
             tally.damaged += len(samples) - int(np.count_nonzero(right))
             samples = samples.chosen(right)
-        types = self._common(gather, samples, "common_type", "u2")
+        types = self._common(samples, "common_type", np.uint16)
         samples.event = self._event_of_type[types]
         known = samples.event != NO_EVENT
         if not known.all():
@@ -294,12 +308,11 @@ class SampleReader:
 
     # A common field of each sample's record; 0 where the formats lack it.
     def _common(
-        self, gather: Gather, samples: Samples, name: str, kind: str
+        self, samples: Samples, name: str, dtype: type[np.integer[Any]]
     ) -> npt.NDArray[Any]:
-        place = self._common_fields.get(name)
-        if place is None:
-            return np.zeros(len(samples), kind)
-        return gather(kind, samples.at + place.offset)
+        if name not in self._shifts:
+            return np.zeros(len(samples), dtype)
+        return (samples.common >> np.uint64(self._shifts[name])).astype(dtype)
 
     def tasks(
         self, window: Window, samples: Samples, tally: Tally
@@ -310,20 +323,26 @@ class SampleReader:
         TID is that of perf's PID namespace, and -1 for a task that is gone; it is
         taken where the formats have no common_pid.
         """
-        gather = Gather(window.data, self._mark)
-        flags = self._common(gather, samples, "common_flags", "u1")
-        tid = self._common(gather, samples, "common_pid", "i4")
-        tid_at = {x.offset(SampleType.TID) for x in self.attribution.layouts}
-        place = tid_at.pop() if len(tid_at) == 1 else None
+        flags = self._common(samples, "common_flags", np.uint8)
+        tid = self._common(samples, "common_pid", np.int32)
+        places = {x.offset(SampleType.TID) for x in self.attribution.layouts}
+        place = places.pop() if len(places) == 1 else None
         if place is None:
             return tid, flags
-        pid_perf = gather("u4", samples.start + place)
-        tid_perf = gather("u4", samples.start + place + 4)
-        if "common_pid" not in self._common_fields:
+        # u32 pid, u32 tid
+        both = Gather(window.data, self._mark)("u8", samples.start + place)
+        first, second = (
+            both.astype(np.uint32),
+            (both >> np.uint64(32)).astype(np.uint32),
+        )
+        pid_perf, tid_perf = (first, second) if self._mark == "<" else (second, first)
+        if "common_pid" not in self._shifts:
             tid = tid_perf.view(np.int32)
         same = tid_perf == tid.view(np.uint32)
         if not same.all():
             tally.foreign_tids += int(np.count_nonzero(~same & (tid_perf != _NO_TASK)))
         same &= (tid_perf <= _MAX_TID) & (pid_perf <= _MAX_TID)
-        tally.tgid_of[tid_perf[same]] = pid_perf[same]
+        if not same.all():
+            tid_perf, pid_perf = tid_perf[same], pid_perf[same]
+        tally.tgid_of[tid_perf] = pid_perf
         return tid, flags

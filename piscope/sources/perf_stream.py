@@ -21,14 +21,14 @@ from piscope.sources.perf_abi import Record
 from piscope.sources.perf_bytes import PerfBytes
 from piscope.sources.perf_inflate import Inflater
 from piscope.sources.perf_losses import LossLog
-from piscope.sources.perf_walk import MAX_RECORD_BYTES, find_record, walk
+from piscope.sources.perf_walk import MAX_RECORD_BYTES, find_record, headers_at, walk
 
 __all__ = ("WINDOW_BYTES", "Extent", "Window", "read_windows")
 
 Bytes = npt.NDArray[np.uint8]
 Index = npt.NDArray[np.int64]
 
-WINDOW_BYTES = 8 << 20
+WINDOW_BYTES = 4 << 20  # of 2 to 8 MiB, those that fit into a cache are fastest
 # Every place at which the chain is lost costs a search. A file with more of them is
 # not a perf.data with some damage.
 _MAX_REPAIRS = 1000
@@ -77,18 +77,15 @@ class Window:
 
 
 def _window(data: Bytes, offsets: Index, mark: str, position: int | None) -> Window:
-    def gather(kind: str, at: int) -> npt.NDArray[np.unsignedinteger]:
-        dtype = np.dtype(mark + kind)
-        shape = (len(data) - dtype.itemsize + 1,)
-        return np.ndarray(shape, dtype, data.data, strides=(1,))[offsets + at]
-
-    types = gather("u4", 0).astype(np.uint32)
+    headers = headers_at(data, offsets, mark)
+    low, middle, high = (0, 32, 48) if mark == "<" else (32, 16, 0)
+    types = (headers >> np.uint64(low)).astype(np.uint32)
     return Window(
         data,
         offsets,
         types,
-        gather("u2", 4).astype(np.uint16),
-        gather("u2", 6).astype(np.int64),
+        (headers >> np.uint64(middle)).astype(np.uint16),
+        (headers >> np.uint64(high)).astype(np.uint16).astype(np.int64),
         offsets[types == Record.FINISHED_ROUND],
         position,
     )

@@ -20,7 +20,14 @@ import numpy.typing as npt
 
 from piscope.sources.perf_abi import MAX_RECORD_TYPE, RECORD_HEADER_BYTES, Record
 
-__all__ = ("FOLLOWED_BY_DATA", "MAX_RECORD_BYTES", "Walk", "find_record", "walk")
+__all__ = (
+    "FOLLOWED_BY_DATA",
+    "MAX_RECORD_BYTES",
+    "Walk",
+    "find_record",
+    "headers_at",
+    "walk",
+)
 
 Bytes = npt.NDArray[np.uint8]
 Index = npt.NDArray[np.int64]
@@ -35,6 +42,7 @@ FOLLOWED_BY_DATA = frozenset((Record.TRACING_DATA, Record.AUXTRACE))
 _SEGMENT_WORDS = 512  # of 8 bytes
 _PROBE_WORDS = 64
 _FAST_BYTES_MIN = 32 * 8 * _SEGMENT_WORDS
+_FIRST_BLOCK_BYTES = 1 << 19
 # Where walks are short, because there is much to stop at, the loop is cheaper.
 _PLAIN_RECORDS = 256
 
@@ -72,7 +80,7 @@ def walk(data: Bytes, at: int, size: int, mark: Literal["<", ">"]) -> Walk:
     step = _walk_plain(data, at, size, mark, at_most=_PLAIN_RECORDS)
     parts = [step.offsets]
     stop, at = step.stop, step.end
-    block = _FAST_BYTES_MIN
+    block = _FIRST_BLOCK_BYTES
     while stop == "end" and size - at >= _FAST_BYTES_MIN:
         end = min(at + block, size)
         fast = _walk_segments(data[at:end], mark) + at
@@ -86,7 +94,7 @@ def walk(data: Bytes, at: int, size: int, mark: Literal["<", ">"]) -> Walk:
             at = int(fast[last]) + int(_sizes(headers[last : last + 1], mark)[0])
         if at < end - MAX_RECORD_BYTES:
             break  # at something that the loop has to look at
-        block *= 2
+        block *= 8
     if stop == "end":
         step = _walk_plain(data, at, size, mark)
         parts.append(step.offsets)
@@ -118,6 +126,11 @@ def _walk_plain(
             stop = "data"
             break
     return Walk(np.array(offsets, np.int64), at, stop)
+
+
+def headers_at(data: Bytes, offsets: Index, mark: str) -> npt.NDArray[np.uint64]:
+    """The 8 bytes of each record header, as one number in the given byte order."""
+    return _headers(data, mark)[offsets].astype(np.uint64, copy=False)
 
 
 # The u64 that begins at each byte; indexing it gathers at any alignment.
@@ -186,7 +199,7 @@ def _follow(
         row = np.full(len(starts), -1, np.int64)
         row[lanes] = at
         rows.append(row)
-        sizes = (_sizes(words[at], mark) >> np.uint64(3)).astype(np.int64)
+        sizes = (_sizes(words[at], mark) >> np.uint64(3)).view(np.int64)
         at = at + np.maximum(sizes, 1)  # 0 is damage: seen later, but do get on
         inside = at < limits[lanes]
         if not inside.all():
