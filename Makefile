@@ -21,7 +21,8 @@ help: ## Show this list.
 demo: $(STAMP) ## Install what is needed and look at a sample trace.
 	@for command in \
 	    'check $(SAMPLE)' \
-	    'events --vcpu 0 --from 50% --limit 12 $(SAMPLE)'; do \
+	    'events --vcpu 0 --from 50% --limit 12 $(SAMPLE)' \
+	    'analyze $(SAMPLE)'; do \
 	    printf '\n$$ piscope %s\n' "$$command"; \
 	    $(BIN)/piscope $$command || exit; \
 	done

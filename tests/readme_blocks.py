@@ -19,7 +19,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -65,16 +65,31 @@ def console_commands(text: str) -> Iterator[list[str]]:
                         yield words[1:]
 
 
-def command_named(name: str) -> click.Command | None:
-    """The command `piscope NAME`."""
-    return cli.get_command(click.Context(cli, info_name="piscope"), name)
+def command_named(words: Sequence[str]) -> tuple[click.Command | None, list[str]]:
+    """The command that the words begin with (`model table`), and the words left."""
+    command: click.Command | None = cli
+    left = list(words)
+    while isinstance(command, click.Group) and left and not left[0].startswith("-"):
+        command = command.get_command(click.Context(command), left.pop(0))
+    return command, left
 
 
 def options_table(name: str) -> str:
-    """A command's options as a Markdown table."""
-    command = command_named(name)
+    """A command's options as a Markdown table; a group's commands, each with its."""
+    command, left = command_named(name.split())
     assert command is not None, f"README: no command {name!r}"
+    assert not left, f"README: {name!r} is not a command"
     context = click.Context(command, info_name=f"piscope {name}")
+    if isinstance(command, click.Group):
+        tables = []
+        for sub in command.list_commands(context):
+            subcommand = command.get_command(context, sub)
+            assert subcommand is not None
+            tables.append(
+                f"`piscope {name} {sub}`: {subcommand.get_short_help_str(limit=1000)}\n"
+            )
+            tables.append(options_table(f"{name} {sub}"))
+        return "\n" + "\n".join(tables)
     rows = ["| option | |", "| --- | --- |"]
     for parameter in command.params:
         record = parameter.get_help_record(context)
@@ -84,7 +99,7 @@ def options_table(name: str) -> str:
             # `[text|csv]` would end a cell
             escaped = [re.sub(r"(?<=\w)[|](?=\w)", r"\|", cell) for cell in cells]
             rows.append(f"| {' | '.join(escaped)} |")
-    return "\n".join(rows) + "\n"
+    return "\n".join(rows) + "\n" if len(rows) > 2 else "No options.\n"
 
 
 def output_block(command: str) -> str:

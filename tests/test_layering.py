@@ -25,6 +25,7 @@ SHARED = {
     "piscope",  # __version__
     "piscope.errors",
     "piscope.events.vmx_exits",  # numbers and names of the kernel, nothing else
+    "piscope.outcomes",
     "piscope.schema",
     "piscope.sources.raw",
     "piscope.tables",

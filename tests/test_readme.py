@@ -13,7 +13,7 @@ from readme_blocks import (
     output_block,
 )
 
-from piscope.cli import COMMANDS, cli
+from piscope.cli import COMMANDS
 
 TEXT = README.read_text()
 BLOCKS = list(blocks(TEXT))
@@ -21,19 +21,16 @@ BLOCKS = list(blocks(TEXT))
 
 @pytest.mark.parametrize("words", list(console_commands(TEXT)), ids=" ".join)
 def test_console_commands_exist(words: list[str]) -> None:
-    group_options = {o for p in cli.params for o in p.opts} | {"--help", "-h"}
-    if words[0] in group_options:
-        return
-    command = command_named(words[0])
-    assert command is not None, f"no command {words[0]!r}"
+    command, options = command_named(words)
+    assert command is not None, f"no command {' '.join(words)!r}"
     context = click.Context(command)
     known = {
         name
         for parameter in command.get_params(context)
         if isinstance(parameter, click.Option)
         for name in (*parameter.opts, *parameter.secondary_opts)
-    }
-    for word in words[1:]:
+    } | {"-h"}
+    for word in options:
         if word.startswith("--"):
             assert word.partition("=")[0] in known, word
         elif word.startswith("-") and word[1:2].isalpha():
