@@ -34,7 +34,7 @@ from piscope.timeline.probes import (
     probe_columns,
 )
 
-__all__ = ("Agreement", "Difference", "agreement", "without_events")
+__all__ = ("Agreement", "Difference", "How", "agreement", "stock_events")
 
 How = Literal["missing", "extra", "wrong-cpu", "wrong-flags"]
 
@@ -126,10 +126,13 @@ def agreement(events: Events, ignore: tuple[str, ...] = ()) -> Agreement | None:
     entries = [p for p in probes if not p.at_return]
     if {p.what for p in entries} != {"load", "put"}:
         return None
-    stock, kept = without_events(events, (*(p.event for p in probes), *ignore))
+    stock, kept = _without(events, _probe_names(events) + ignore)
     timeline = build_timeline(stock)
     seen, others = _seen(events, timeline, entries)
     inferred = _inferred(timeline, kept)
+    # a load is as sure as the absence that it ends
+    loads = ~inferred.is_put
+    inferred.certain[loads] &= _sure_of(timeline, events, inferred, before_ns=1)[loads]
     match = _matches(seen, inferred, len(events))
 
     found = np.flatnonzero(match >= 0)
@@ -179,13 +182,19 @@ def _differences(
     ]
 
 
-def without_events(
+def stock_events(events: Events, ignore: tuple[str, ...] = ()) -> Events:
+    """The events as if the trace held no probes, nor what matches a pattern."""
+    return _without(events, _probe_names(events) + ignore)[0]
+
+
+def _probe_names(events: Events) -> tuple[str, ...]:
+    return tuple(p.event for p in find_probes(events))
+
+
+def _without(
     events: Events, ignore: tuple[str, ...]
 ) -> tuple[Events, npt.NDArray[np.int64]]:
-    """The same events as if the trace did not hold those that match a pattern.
-
-    Also gives, for each of its rows, the row of `events`: int64[m], ascending.
-    """
+    """Fewer events, and for each of their rows the row of `events`."""
     wanted = Wanted({}, ignore=ignore)
     absent = np.array([wanted.ignored(*name) for name in events.names], np.bool_)
     kept = np.flatnonzero(~absent[events.event])
@@ -315,15 +324,15 @@ def _matches(
 
 
 def _sure_of(
-    timeline: Timeline, events: Events, seen: _Changes
+    timeline: Timeline, events: Events, changes: _Changes, before_ns: int = 0
 ) -> npt.NDArray[np.bool_]:
-    """Whether the timeline claims to know what each vCPU did where it was seen."""
+    """Whether the timeline claims to know what each vCPU did there, or before it."""
     i = timeline.intervals
     base, end = timeline.span_ns
     span = end - base + 2
     key = i.vcpu.astype(np.int64) * span + (i.start_ns - base)
-    ts_ns = events.ts_ns[seen.row]
-    wanted = seen.vcpu * span + np.clip(ts_ns, base, end) - base
+    ts_ns = events.ts_ns[changes.row] - before_ns
+    wanted = changes.vcpu * span + np.clip(ts_ns, base, end) - base
     at = np.searchsorted(key, wanted, side="right") - 1
     sure: npt.NDArray[np.bool_] = i.certain[at] & (i.kind[at] != Kind.UNKNOWN)
     return sure & (base <= ts_ns) & (ts_ns <= end)

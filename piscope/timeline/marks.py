@@ -25,6 +25,7 @@ EXIT_REASON_HLT = 12  # arch/x86/include/uapi/asm/vmx.h
 # include/linux/sched.h: TASK_REPORT below TASK_REPORT_MAX; 0 is running. The bit
 # above ("R+") says that the switch was a preemption.
 _TASK_STATES = 0xFF
+_TASK_INTERRUPTIBLE = 0x01
 _TASK_DEAD = 0x10 | 0x20  # EXIT_DEAD, EXIT_ZOMBIE
 
 KVM_RUN = 0xAE80  # include/uapi/linux/kvm.h
@@ -245,5 +246,20 @@ def _mark_halts(events: Events, lanes: Lanes) -> None:
         slept[stretch[out]] = True
         since_hlt &= slept[stretch]
     halted |= since_hlt
+    halted &= (lanes.mark != Mark.OUT_SLEEP) | _interruptible(events, lanes)
     for plain, in_halt in _HALT.items():
         lanes.mark[halted & (lanes.mark == plain)] = in_halt
+
+
+def _interruptible(events: Events, lanes: Lanes) -> npt.NDArray[np.bool_]:
+    """Which switch-outs may be a halt: those in the state that kvm_vcpu_block sets.
+
+    Source: virt/kvm/kvm_main.c, kvm_vcpu_block: set_current_state(TASK_INTERRUPTIBLE).
+    """
+    state = events.column("sched_switch", "prev_state", np.int64)
+    found = np.zeros(len(lanes.mark), np.bool_)
+    out = np.flatnonzero(lanes.mark == Mark.OUT_SLEEP)
+    if state is not None:
+        at = np.searchsorted(events.rows("sched_switch"), lanes.row[out])
+        found[out] = (state[at] & _TASK_INTERRUPTIBLE) != 0
+    return found
