@@ -32,7 +32,9 @@ def outcome_section(summary: Summary, width: int) -> Iterator[RenderableType]:
     question = summary.question
     known = question.as_hardware + question.as_software + question.from_windows
     yield heading("What became of the notifications")
-    for policies in _side_by_side(summary):
+    for i, policies in enumerate(_side_by_side(summary)):
+        if i:
+            yield note("")
         sheet = _Sheet(f"known posts: {known:,}", policies)
         if known or any(_some(p.outcomes) for p in policies):
             _outcomes(sheet)
@@ -77,7 +79,9 @@ def _outcomes(sheet: _Sheet) -> None:
 def cost_section(summary: Summary, width: int) -> Iterator[RenderableType]:
     """What the policies' loads and puts cost."""
     yield heading("What it costs: loads and puts of the vCPUs")
-    for policies in _side_by_side(summary):
+    for i, policies in enumerate(_side_by_side(summary)):
+        if i:
+            yield note("")
         sheet = _Sheet("", policies)
         for name, words in COST_WORDS.items():
             sheet.row(words, _in("costs", name))

@@ -62,22 +62,22 @@ def _only_windows(first: PolicySummary, second: PolicySummary) -> str:
     most = Bounds(0, max(a.max - b.min, 0))
     return (
         f"{bounds_text(most)} removed: no post into a vCPU that is not loaded is"
-        f" visible; {_open_windows(first)} under {first.name},"
-        f" {_open_windows(second)} under {second.name}."
+        f" visible; under {first.name} {_open_windows(first)}, under {second.name}"
+        f" {_open_windows(second)}."
     )
 
 
 def _open_windows(policy: PolicySummary) -> str:
     most = policy.unloaded_notifications.max
     if not most:
-        return "no window is open to one"
+        return "none"
     hidden = min(policy.invisible_visits, most)
     parts = []
     if most > hidden:
         parts.append(f"{_windows(most - hidden)} open to one")
     if hidden:
         parts.append(f"{hidden:,} more may be hidden in stretches in KVM")
-    return ", and ".join(parts)
+    return " and ".join(parts)
 
 
 def _windows(count: int) -> str:

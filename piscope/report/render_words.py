@@ -86,17 +86,21 @@ COST_WORDS = {
 }
 """PolicySummary.costs."""
 
-_UNITS = ((10**9, "s", 3), (10**6, "ms", 1), (10**3, "us", 1))
+_UNITS = (
+    (999_950_000, 10**9, "s", 3),
+    (999_950, 10**6, "ms", 1),
+    (10**3, 10**3, "us", 1),
+)
+# From so many ns on: 999,960 ns would round to 1000.0 us.
 
 
 def duration_text(duration_ns: int) -> str:
     """A length of time with the unit that suits its size: `1.002 s`, `3.2 ms`."""
     if duration_ns >= 1000 * 10**9:
         return f"{duration_ns / 10**9:,.0f} s"
-    for ns, unit, decimals in _UNITS:
-        # the unit of what is printed: 999,960 ns are 1.0 ms, not 1000.0 us
-        if duration_ns + ns // (2 * 10**decimals) >= ns:
-            return f"{duration_ns / ns:.{decimals}f} {unit}"
+    for least_ns, unit_ns, unit, decimals in _UNITS:
+        if duration_ns >= least_ns:
+            return f"{duration_ns / unit_ns:.{decimals}f} {unit}"
     return f"{duration_ns} ns" if duration_ns else "0"
 
 
