@@ -136,8 +136,9 @@ def _parse_field(line: str) -> Field | None:
     )
 
 
-# "char comm[16]" -> ("char", "[16]", "comm"); "__data_loc char[] name" ->
-# ("__data_loc char[]", "", "name"); a function pointer's name is inside it.
+# "char comm[16]", and "char[16] comm" of synthetic events -> ("char", "[16]", "comm");
+# "__data_loc char[] name" -> ("__data_loc char", "[]", "name"); a function pointer's
+# name is inside it.
 def _split_declaration(declaration: str) -> tuple[str, str, str]:
     array = _ARRAY_SUFFIX.search(declaration)
     suffix = array["suffix"] if array else ""
@@ -148,7 +149,11 @@ def _split_declaration(declaration: str) -> tuple[str, str, str]:
     last = _LAST_NAME.search(head)
     if last is None:
         return head.strip(), suffix, ""
-    return head[: last.start()].strip(), suffix, last["name"]
+    c_type = head[: last.start()].strip()
+    array = _ARRAY_SUFFIX.search(c_type)
+    if array is not None:
+        c_type, suffix = c_type[: array.start()], suffix + array["suffix"]
+    return c_type, suffix, last["name"]
 
 
 def _field_kind(c_type: str, suffix: str, size: int) -> FieldKind:
