@@ -55,6 +55,8 @@ class PerfBytes:
 
     def read_into(self, offset: int, room: npt.NDArray[np.uint8]) -> int:
         """Fill `room` from `offset`; returns the bytes read, fewer only at the end."""
+        if self.size is not None and offset >= self.size:
+            return 0
         try:
             if self.seekable:
                 self._file.seek(offset)

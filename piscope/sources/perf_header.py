@@ -18,7 +18,13 @@ from piscope.errors import TraceFormatError, UnsupportedTraceError
 from piscope.sources.perf_abi import ByteOrder, Feature, PerfAttr, read_attr
 from piscope.sources.perf_bytes import PerfBytes
 
-__all__ = ("FILE_HEADER_BYTES", "PIPE_HEADER_BYTES", "PerfHeader", "read_header")
+__all__ = (
+    "FILE_HEADER_BYTES",
+    "PIPE_HEADER_BYTES",
+    "PerfHeader",
+    "printable",
+    "read_header",
+)
 
 FILE_HEADER_BYTES = 104
 PIPE_HEADER_BYTES = 16
@@ -28,6 +34,11 @@ _FEATURE_BITS = 256
 # The event formats of a whole kernel are about 7 MiB.
 _MAX_FEATURE_BYTES = {Feature.TRACING_DATA: 256 << 20, Feature.EVENT_DESC: 256 << 20}
 _MAX_SMALL_FEATURE_BYTES = 16 << 20
+
+
+def printable(text: str) -> str:
+    """A text of a file for a message: on one line, without control characters."""
+    return "".join(c if c.isprintable() else "?" for c in text[:200])
 
 
 @dataclass(slots=True)
@@ -117,7 +128,7 @@ class PerfHeader:
             ids, length = struct.unpack_from(self.mark + "II", data, at)
             names = self._strings(data[at + 4 : at + 8 + length], 1)
             if names:
-                self.attr_names[index] = names[0]
+                self.attr_names[index] = printable(names[0])
             at += 8 + length
             if at + 8 * ids > len(data):
                 return

@@ -12,7 +12,7 @@ import struct
 from piscope.errors import TraceFormatError
 from piscope.sources.perf_abi import Feature, Record
 from piscope.sources.perf_bytes import PerfBytes
-from piscope.sources.perf_header import PIPE_HEADER_BYTES, PerfHeader
+from piscope.sources.perf_header import PIPE_HEADER_BYTES, PerfHeader, printable
 from piscope.sources.perf_losses import LossLog
 from piscope.sources.perf_stream import Extent, read_windows
 
@@ -91,4 +91,4 @@ def _update(header: PerfHeader, record: bytes) -> None:
     attr = header.attr_of_id.get(number)
     if kind == _UPDATE_NAME and attr is not None:
         name = record[24:].split(b"\0", 1)[0]
-        header.attr_names[attr] = name.decode("utf-8", "replace")
+        header.attr_names[attr] = printable(name.decode("utf-8", "replace"))

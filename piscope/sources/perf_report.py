@@ -45,8 +45,9 @@ def report_pass(
             losses.add("damaged", f"{what}; left out", count=count)
 
     info.cpus = tuple(np.flatnonzero(tally.cpus[:-1]).tolist())
-    for tid in np.flatnonzero(tally.tgid_of).tolist():
-        info.tgids[tid] = int(tally.tgid_of[tid])
+    tgid_of = tally.tgid_of[: tally.highest_tid + 1]
+    for tid in np.flatnonzero(tgid_of).tolist():
+        info.tgids[tid] = int(tgid_of[tid])
     notes = []
     if tally.other:
         notes.append(f"{tally.other} samples of other than tracepoint events not read")

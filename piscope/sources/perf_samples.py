@@ -115,7 +115,7 @@ class Tally:
     no_time, no_cpu   tracepoint samples that lack the value
     foreign_tids   samples whose TID is another number than their common_pid
     unknown_ids    common_type without a format -> samples
-    tgid_of        tid -> tgid, 0: unknown
+    tgid_of        tid -> tgid, 0: unknown; nothing above highest_tid
     """
 
     counts: Index
@@ -128,6 +128,7 @@ class Tally:
     no_time: int = 0
     no_cpu: int = 0
     foreign_tids: int = 0
+    highest_tid: int = 0
     unknown_ids: Counter[int] = field(default_factory=Counter)
     tgid_of: npt.NDArray[np.int32] = field(
         default_factory=lambda: np.zeros(_MAX_TID + 1, np.int32)
@@ -345,4 +346,5 @@ class SampleReader:
         if not same.all():
             tid_perf, pid_perf = tid_perf[same], pid_perf[same]
         tally.tgid_of[tid_perf] = pid_perf
+        tally.highest_tid = max(tally.highest_tid, int(tid_perf.max(initial=0)))
         return tid, flags

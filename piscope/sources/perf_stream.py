@@ -255,6 +255,9 @@ class _Reader:
 
     def __init__(self, extent: Extent, window_bytes: int) -> None:
         self._extent = extent
+        size = extent.source.size
+        if size is not None:
+            window_bytes = min(window_bytes, max(size - extent.offset, 0))
         self.data: Bytes = np.zeros(window_bytes + MAX_RECORD_BYTES + 8, np.uint8)
         self.position = extent.offset
         self.at = 0

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from piscope.errors import TraceFormatError
 from piscope.sources.event_format import parse_event_format
 from piscope.sources.perf_abi import ByteOrder
+from piscope.sources.perf_header import printable
 from piscope.sources.raw import EventFormat
 
 __all__ = ("TracingData", "read_tracing_data")
@@ -103,18 +104,18 @@ def _read_events(cursor: _Cursor, result: TracingData) -> None:
         _read_event(cursor, "ftrace", result)
     for _ in range(cursor.number(4, "count of systems")):
         system = cursor.name()
-        for _ in range(cursor.number(4, f"count of events of {system}")):
+        for _ in range(cursor.number(4, f"count of events of {system!r}")):
             _read_event(cursor, system, result)
 
 
 def _read_event(cursor: _Cursor, system: str, result: TracingData) -> None:
     at = cursor.at
-    text = cursor.take(cursor.number(8, "size"), f"a format of {system}")
+    text = cursor.take(cursor.number(8, "size"), f"a format of {system!r}")
     try:
         layout = parse_event_format(text, system)
     except TraceFormatError as error:
         if len(result.problems) < _MAX_PROBLEMS:
-            result.problems.append((at, error.message))
+            result.problems.append((at, printable(error.message)))
         return
     result.formats.setdefault(layout.id, layout)
 

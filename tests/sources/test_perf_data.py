@@ -507,6 +507,9 @@ def test_clocks_are_named() -> None:
 
 NO_FORMATS = "event formats"
 ROUND = w.Writer([EXIT]).round()
+FAR_OFF = bytearray(w.Writer([EXIT]).file(ROUND))
+FAR_OFF[104 + 4 * 8 + 128 : 104 + 4 * 8 + 136] = b"\xff" * 8  # where the ids lie
+FAR_OFF[40:48] = b"\xff" * 7 + b"\x7f"  # where the records do
 
 
 @pytest.mark.parametrize(
@@ -522,6 +525,7 @@ ROUND = w.Writer([EXIT]).round()
         ),
         (w.Writer([EXIT]).file(b"", interrupted=True), UnanswerableError, "SIGINT"),
         (w.Writer([EXIT]).file(bytes(64))[:400], UnanswerableError, "cut off"),
+        (FAR_OFF, UnanswerableError, "ends before its records"),
         (w.Writer([EXIT]).pipe(b"")[:16], TraceFormatError, "ATTR"),
         (
             w.Writer([dataclasses.replace(EXIT, tracepoint=False)]).file(ROUND),
