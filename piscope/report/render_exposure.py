@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from piscope.report.render_layout import Grid, heading, note
 from piscope.report.render_trace import MOST_VCPUS
+from piscope.report.render_verdict import hidden_windows
 from piscope.report.render_words import (
     REASON_WORDS,
     bounds_text,
@@ -30,8 +31,10 @@ def exposure_section(summary: Summary, width: int) -> Iterator[RenderableType]:
     for policy in summary.policies.values():
         if policy not in quiet:
             yield _table(policy, summary).render(width)
+            if hidden_windows(policy):
+                yield note(f"{policy.name}: these windows{_hidden(policy)}.")
     for policy in quiet:
-        yield note(f"{policy.name}: no window is open.")
+        yield note(f"{policy.name}: no window is open{_hidden(policy)}.")
 
 
 def _table(policy: PolicySummary, summary: Summary) -> Grid:
@@ -58,6 +61,13 @@ def _table(policy: PolicySummary, summary: Summary) -> Grid:
     if left > 0:
         grid.add(f"{left:,} more vCPUs (--json)", "", "", "", "", depth=1)
     return grid
+
+
+def _hidden(policy: PolicySummary) -> str:
+    hidden = hidden_windows(policy)
+    if not hidden:
+        return ""
+    return f", as far as events show; up to {hidden:,} more may hide (see below)"
 
 
 def _most(by_vcpu: Mapping[str, Exposed]) -> list[tuple[str, Exposed]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from piscope.report.render_words import bounds_text
 from piscope.report.summary import Bounds, PolicySummary, Removed, Summary
 
-__all__ = ("verdict",)
+__all__ = ("hidden_windows", "verdict")
 
 
 def verdict(summary: Summary) -> list[str]:
@@ -34,8 +34,7 @@ def _against(first: PolicySummary, second: PolicySummary, gone: Removed) -> list
     )
     if not known.min and not known.max:
         return [_only_windows(first, second)]
-    shown_a = first.known["unloaded_notifications"]
-    shown_b = second.known["unloaded_notifications"]
+    shown_a, shown_b = _shown(first), _shown(second)
     sentence = (
         f"{first.name} sends {_count(shown_a)} to vCPUs that are not loaded;"
         f" {second.name} sends {_none_or(shown_b)}"
@@ -51,8 +50,7 @@ def _against(first: PolicySummary, second: PolicySummary, gone: Removed) -> list
     ]
     if more:
         sentences.append(
-            f"Not excluded: {' and '.join(more)}, by posts into open windows that left"
-            " no event."
+            f"Not excluded: {' and '.join(more)}, by posts that left no event."
         )
     return sentences
 
@@ -67,17 +65,27 @@ def _only_windows(first: PolicySummary, second: PolicySummary) -> str:
     )
 
 
+def _shown(policy: PolicySummary) -> Bounds:
+    """Known posts; losses can make the least of them uncertain."""
+    known = policy.known["unloaded_notifications"]
+    return Bounds(min(known.min, policy.unloaded_notifications.min), known.max)
+
+
+def hidden_windows(policy: PolicySummary) -> int:
+    """Windows that may have been open to a notification though no event shows them."""
+    more = policy.unloaded_notifications.max - policy.exposure.windows.max
+    return max(policy.hidden_windows, more, 0)
+
+
 def _open_windows(policy: PolicySummary) -> str:
-    most = policy.unloaded_notifications.max
+    most, hidden = policy.unloaded_notifications.max, hidden_windows(policy)
     if not most:
         return "none"
-    hidden = min(policy.invisible_visits, most)
-    parts = []
-    if most > hidden:
-        parts.append(f"{_windows(most - hidden)} open to one")
-    if hidden:
-        parts.append(f"{hidden:,} more may be hidden in stretches in KVM")
-    return " and ".join(parts)
+    if not hidden:
+        return f"{_windows(most)} open to one"
+    if hidden >= most:
+        return f"no event shows a window that is open to one, up to {most:,} may hide"
+    return f"{_windows(most - hidden)} open to one and up to {hidden:,} more may hide"
 
 
 def _windows(count: int) -> str:

@@ -209,8 +209,9 @@ class PolicySummary:
     costs                   of the loads and puts
     contradictions          stimuli that no state of the descriptor allowed: places
                             where the trace misses something that no loss tells of
-    invisible_visits        of the unloaded ones that can't be excluded: stretches in
-                            KVM that may hide a visit to userspace
+    hidden_windows          of the unloaded ones that can't be excluded: in windows that
+                            no event shows (visits to userspace, and losses whose place
+                            is not known)
     """
 
     name: str
@@ -229,7 +230,7 @@ class PolicySummary:
     exposure_by_vcpu: dict[str, Exposed]
     costs: dict[str, Bounds]
     contradictions: int
-    invisible_visits: int = 0
+    hidden_windows: int = 0
 
 
 @dataclass(slots=True)

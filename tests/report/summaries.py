@@ -223,7 +223,7 @@ def without_posts() -> Summary:
         unloaded_notifications=Bounds(0, 331),
         residual_notifications=Bounds(0, 1091),
         wrong_vcpu=Bounds(0, 100),
-        invisible_visits=69,
+        hidden_windows=69,
         exposure=Exposed(Bounds(0, 262), Bounds(0, 831 * MS), 7 * MS),
         exposure_by_reason={
             "unknown": Exposed(Bounds(0, 262), Bounds(0, 831 * MS), 7 * MS)

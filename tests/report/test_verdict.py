@@ -13,17 +13,32 @@ def test_known_posts() -> None:
         "preempt-only sends 1,250 notifications to vCPUs that are not loaded;"
         " suppress-on-put sends none: 1,250 removed (1,020 to 1,250 host IRQs,"
         " 0 to 230 wrong-vCPU).",
-        "Not excluded: up to 2 more under preempt-only, by posts into open windows"
-        " that left no event.",
+        "Not excluded: up to 2 more under preempt-only, by posts that left no event.",
     ]
 
 
 def test_no_visible_post() -> None:
     assert verdict(without_posts()) == [
         "0 to 331 removed: no post into a vCPU that is not loaded is visible;"
-        " under preempt-only 262 windows are open to one and 69 more may be hidden in"
-        " stretches in KVM, under suppress-on-put none."
+        " under preempt-only 262 windows are open to one and up to 69 more may hide,"
+        " under suppress-on-put none."
     ]
+
+
+def test_windows_that_no_event_shows() -> None:
+    summary = without_posts()
+    summary.policies["preempt-only"].exposure.windows = exact(0)
+    assert (
+        "no event shows a window that is open to one, up to 331 may hide"
+        in (verdict(summary)[0])
+    )
+
+
+def test_losses_can_fake_a_known_notification() -> None:
+    summary = with_posts()
+    summary.policies["preempt-only"].unloaded_notifications = Bounds(900, 1700)
+    assert "sends 900 to 1,250 notifications" in verdict(summary)[0]
+    assert "up to 450 more" in verdict(summary)[1]
 
 
 def test_nothing_sent() -> None:
