@@ -149,15 +149,15 @@ class Vcpus:
 
     rows: list[Vcpu]
     vm_known: bool
-    by_tid: npt.NDArray[np.int32]
+    by_tid: npt.NDArray[np.int32]  # one entry more than the greatest thread; -1: none
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def of_tid(self, tid: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """int32[n]: the vCPU of each thread, -1 where it is none."""
-        inside = (tid >= 0) & (tid < len(self.by_tid))
-        return np.where(inside, self.by_tid[np.where(inside, tid, 0)], np.int32(-1))
+        # thread 0 is no vCPU and the last entry none: both ends are safe to clip to
+        return self.by_tid.take(tid, mode="clip")
 
     def candidates(self, vcpu_id: int) -> list[int]:
         """The vCPUs, of any VM, with that vcpu_id."""
@@ -240,11 +240,11 @@ class Windows:
     put_cpu    int32[n]  also where notifications go (NDST): a loaded vCPU does not
                          move, so it is the pCPU of its last load
     load_row   int64[n]  -1: the trace ends, or loses the vCPU, before it is loaded
-    load_ns    int64[n]  then the thread's death, or the end of the trace, or the instant
-                         from which on nothing is known
+    load_ns    int64[n]  then the thread's death, or the end of the trace, or the
+                         instant from which on nothing is known
     load_cpu   int32[n]  then -1
-    end_row    int64[n]  where the window ends: load_row, or the row from which on nothing
-                         is known, or the number of rows
+    end_row    int64[n]  where the window ends: load_row, or the row from which on
+                         nothing is known, or the number of rows
     certain    bool[n]   the put is at its place, and its reason is the right one
     probed     bool[n]   probes read the descriptor at both ends; then
     on_put     int8[n]   ON at the end of the put (-1: not read)
@@ -347,6 +347,8 @@ class Timeline:
     span_ns   first and last instant of the trace
     probes    names of the events on pi_load and pi_put that were used
     userspace_visible  visits to userspace leave an event in this trace
+    blind     int64[n, 2]  rows, half-open, from which events of some pCPU are missing;
+              ascending, no two touch. An empty one: lost between two rows
     unplaced_losses  events lost at unknown places: each may hide, or fake, one window
     """
 
@@ -358,4 +360,5 @@ class Timeline:
     span_ns: tuple[int, int]
     probes: tuple[str, ...]
     userspace_visible: bool
+    blind: npt.NDArray[np.int64]
     unplaced_losses: int

@@ -4,6 +4,8 @@
              window betrays one
     acts     sync, entry, exit
     posts    by hardware or by KVM, as the question asks
+    losses   FORGET behind each, and before each letter while events are missing:
+             whatever was posted there was not seen
 
 The order within one event is fixed: what a probe saw, the sync before a sleep, the
 put or load, what the probe saw after it, the sync that follows, entry and exit.
@@ -86,31 +88,43 @@ def hidden_posts(
     """Per window: hardware posted into it; and whether its order among KVM's is open.
 
     Only probed windows can tell. A bit that PIR gained, or ON set while SN was 0, is
-    a post; where KVM posted into the same window, only a vector that KVM did not
-    post is surely not KVM's, and which of them came first stays open.
+    a post; where KVM posted into the same window, or may have, only a vector that KVM
+    did not post is surely not KVM's, and which of them came first stays open.
     """
     w = timeline.windows
     gained = w.probed & w.new_pir.any(axis=1)
     turned_on = w.probed & (w.on_put == 0) & (w.on_load == 1)
-    by_kvm, kvm_bits = _posts_of_kvm(w, timeline.posts)
+    by_kvm, kvm_bits = _posts_of_kvm(timeline)
     foreign = (w.new_pir & ~kvm_bits).any(axis=1) & w.probed
     hidden = np.where(by_kvm, foreign, gained | turned_on)
     return hidden, hidden & by_kvm
 
 
-def _posts_of_kvm(w: Windows, posts: Posts) -> tuple[Array, Array]:
-    """Per window: whether KVM posted into it, and the vectors as PIR bits."""
+def _posts_of_kvm(timeline: Timeline) -> tuple[Array, Array]:
+    """Per window: whether KVM posted into it, and the vectors as PIR bits.
+
+    A post whose target is not known counts for every vCPU that it may have meant.
+    """
+    w, posts = timeline.windows, timeline.posts
     some = np.zeros(len(w), np.bool_)
     bits = np.zeros((len(w), 4), np.uint64)
-    mine = np.flatnonzero(posts.posted & (posts.vcpu >= 0))
-    at = window_of(w, posts.vcpu[mine], posts.at[mine])
-    inside = at >= 0
-    mine, at = mine[inside], at[inside]
-    some[at] = True
-    vector = posts.vector[mine].astype(np.int64)
-    np.bitwise_or.at(
-        bits, (at, vector >> 6), np.uint64(1) << (vector & 63).astype(np.uint64)
-    )
+
+    def add(which: Array, vcpu: Array) -> None:
+        at = window_of(w, vcpu, posts.at[which])
+        which, at = which[at >= 0], at[at >= 0]
+        some[at] = True
+        vector = posts.vector[which].astype(np.int64)
+        np.bitwise_or.at(
+            bits, (at, vector >> 6), np.uint64(1) << (vector & 63).astype(np.uint64)
+        )
+
+    known = np.flatnonzero(posts.posted & (posts.vcpu >= 0))
+    add(known, posts.vcpu[known])
+    unknown = np.flatnonzero(posts.posted & (posts.vcpu < 0))
+    for vcpu_id in np.unique(posts.vcpu_id[unknown]).tolist():
+        same_id = unknown[posts.vcpu_id[unknown] == vcpu_id]
+        for vcpu in timeline.vcpus.candidates(vcpu_id):
+            add(same_id, np.full(len(same_id), vcpu, np.int32))
     return some, bits
 
 
@@ -223,6 +237,12 @@ def build_stimuli(timeline: Timeline, events: Events, posted: Posted) -> Stimuli
     vcpu = all_vcpu[order].astype(np.int32)
     letter, row = all_letter[order], all_row[order]
     window, post = all_window[order], all_post[order]
+    forget = _forgets(timeline.blind, vcpu, row)
+    if len(forget):
+        vcpu = np.insert(vcpu, forget, vcpu[forget])
+        row = np.insert(row, forget, row[forget])
+        letter = np.insert(letter, forget, Letter.FORGET)
+        window, post = np.insert(window, forget, -1), np.insert(post, forget, -1)
     return Stimuli(
         letter=letter,
         vcpu=vcpu,
@@ -234,6 +254,23 @@ def build_stimuli(timeline: Timeline, events: Events, posted: Posted) -> Stimuli
         post=post,
         vector=_vectors(letter, window, post, w, posts),
     )
+
+
+def _forgets(blind: Array, vcpu: Array, row: Array) -> npt.NDArray[np.int64]:
+    """The letters before which nothing is known of the descriptor, by index.
+
+    Those are the letters at rows from which events are missing, and the first one of
+    each vCPU behind such rows.
+    """
+    if not len(blind):
+        return np.empty(0, np.int64)
+    begun = np.searchsorted(blind[:, 0], row, side="right")
+    over = np.searchsorted(blind[:, 1], row, side="right")
+    forget = begun > over
+    forget[1:] |= (vcpu[1:] == vcpu[:-1]) & (
+        (begun[1:] != begun[:-1]) | (over[1:] != over[:-1])
+    )
+    return np.flatnonzero(forget)
 
 
 def _load_letters(acts: Acts, loads: Array) -> npt.NDArray[np.uint8]:

@@ -30,8 +30,8 @@ from piscope.timeline.probes import (
     Probe,
     ProbeColumns,
     find_probes,
-    of_own_vcpu,
     probe_columns,
+    probed_vcpus,
 )
 
 __all__ = ("Agreement", "Difference", "How", "agreement", "stock_events")
@@ -228,7 +228,9 @@ def _seen(
     own = np.zeros(len(events), np.bool_)
     for probe in probes:
         rows = events.rows(probe.event)
-        own[rows] = of_own_vcpu(events, timeline.vcpus, probe)
+        thread = timeline.vcpus.of_tid(events.tid[rows])
+        own[rows] = thread == probed_vcpus(events, timeline.vcpus, probe)
+        own[rows] &= thread >= 0
     parts: list[_Changes] = []
     others = 0
     for what in ("load", "put"):

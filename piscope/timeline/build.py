@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from piscope.errors import UnanswerableError
-from piscope.tables import Acts, Events, Timeline, Vcpus
+from piscope.tables import Acts, Events, Timeline
 from piscope.timeline.intervals import tile
 from piscope.timeline.lifecycle import Act, Mark, tables, walk
-from piscope.timeline.losses import loss_gaps, unplaced_losses
+from piscope.timeline.losses import blind_rows, loss_gaps, unplaced_losses
 from piscope.timeline.marks import Lanes, build_lanes
 from piscope.timeline.posts import find_posts
 from piscope.timeline.probes import find_probes
@@ -42,7 +42,8 @@ def build_timeline(events: Events) -> Timeline:
     span_ns = (int(events.ts_ns[0]), int(events.ts_ns[-1]))
     userspace_visible = events.has("kvm_userspace_exit") or events.has("kvm_fpu")
 
-    lanes = build_lanes(events, vcpus, used, loss_gaps(events))
+    gaps = loss_gaps(events)
+    lanes = build_lanes(events, vcpus, used, gaps)
     after, acts = tables(bool(used))
     before = walk(lanes.mark, lanes.starts, after)
     life = after[before, lanes.mark]
@@ -62,13 +63,14 @@ def build_timeline(events: Events) -> Timeline:
     )
     return Timeline(
         vcpus=vcpus,
-        intervals=tile(events, vcpus, lanes, life, act, span_ns, userspace_visible),
+        intervals=tile(vcpus, lanes, life, act, span_ns, userspace_visible),
         windows=windows,
-        acts=_acts(events, vcpus, lanes, act),
+        acts=_acts(lanes, act),
         posts=find_posts(events, vcpus),
         span_ns=span_ns,
         probes=tuple(p.event for p in used),
         userspace_visible=userspace_visible,
+        blind=blind_rows(gaps),
         unplaced_losses=unplaced or 0,
     )
 
@@ -106,33 +108,19 @@ def _refuse(events: Events) -> None:
         )
 
 
-def _acts(
-    events: Events, vcpus: Vcpus, lanes: Lanes, act: npt.NDArray[np.uint8]
-) -> Acts:
+def _acts(lanes: Lanes, act: npt.NDArray[np.uint8]) -> Acts:
     picked = np.flatnonzero(act & ~np.uint8(Act.UNSURE))
+    # an exit with the entry right behind: nothing that the thread did was traced
+    direct = np.zeros(len(act), np.bool_)
+    direct[:-1] = (lanes.mark[1:] == Mark.ENTRY) & (lanes.lane[1:] == lanes.lane[:-1])
+    direct &= lanes.quiet
+    direct &= (lanes.mark == Mark.EXIT) | (lanes.mark == Mark.EXIT_HALT)
     return Acts(
         vcpu=lanes.lane[picked],
         row=lanes.row[picked],
         ts_ns=lanes.ts_ns[picked],
         cpu=lanes.cpu[picked],
         act=act[picked],
-        direct=_direct(events, vcpus, lanes)[picked],
+        direct=direct[picked],
         reason=lanes.reason[picked],
     )
-
-
-def _direct(events: Events, vcpus: Vcpus, lanes: Lanes) -> npt.NDArray[np.bool_]:
-    """Exits with the entry right behind: nothing that the thread did was traced."""
-    n = len(lanes.mark)
-    direct = np.zeros(n, np.bool_)
-    if n < 2:
-        return direct
-    exit_ = np.isin(lanes.mark[:-1], (Mark.EXIT, Mark.EXIT_HALT))
-    exit_ &= (lanes.mark[1:] == Mark.ENTRY) & (lanes.lane[1:] == lanes.lane[:-1])
-    vcpu = vcpus.of_tid(events.tid)
-    own = np.flatnonzero(vcpu >= 0)
-    own = own[np.argsort(vcpu[own].astype(np.uint16), kind="stable")]
-    place = np.zeros(len(events), np.int64)
-    place[own] = np.arange(len(own))
-    direct[:-1] = exit_ & (place[lanes.row[1:]] - place[lanes.row[:-1]] == 1)
-    return direct

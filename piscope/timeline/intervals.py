@@ -15,13 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from piscope.sources.raw import Array
-from piscope.tables import Events, Intervals, Kind, Vcpus
+from piscope.tables import Intervals, Kind, Vcpus
 from piscope.timeline.lifecycle import Act, Life, Mark
 from piscope.timeline.marks import Lanes
 
 __all__ = ("tile",)
-
-_IRQS_OFF = 0x01  # TRACE_FLAG_IRQS_OFF, include/linux/trace_events.h
 
 
 _KIND_OF = np.array(
@@ -55,7 +53,6 @@ _ON_CPU = np.array(
 
 
 def tile(
-    events: Events,
     vcpus: Vcpus,
     lanes: Lanes,
     life: npt.NDArray[np.uint8],
@@ -80,62 +77,57 @@ def tile(
         certain &= ~((kind == Kind.HOST) & ~np.isin(reason, _NEVER_TO_USERSPACE))
         certain &= ~np.isin(kind, (Kind.ASLEEP, Kind.PREEMPTED))
 
+    # an interval goes on while nothing of it changes
+    keep = np.ones(n, np.bool_)
+    keep[1:] = kind[1:] != kind[:-1]
+    for column in (lanes.lane, cpu, certain, reason):
+        keep[1:] |= column[1:] != column[:-1]
+    picked = np.flatnonzero(keep)
+    off_until_ns = np.where(
+        _IS_EXIT[lanes.mark[picked]], lanes.off_until_ns[picked], np.int64(begin_ns)
+    )
+
     # one more row at the head of each lane, for the time before its first event
-    heads = np.arange(len(vcpus))
-    first = np.minimum(lanes.starts, max(n - 1, 0))
     lengths = np.diff(np.append(lanes.starts, n))
-    from_guest = np.zeros(len(vcpus), np.bool_)
-    if n:
-        from_guest = (lengths > 0) & np.isin(
-            lanes.mark[first], (Mark.EXIT, Mark.EXIT_HALT)
-        )
-    head_kind = np.where(from_guest, Kind.GUEST, Kind.UNKNOWN).astype(np.uint8)
+    from_guest = lengths > 0
+    from_guest[from_guest] = _IS_EXIT[lanes.mark[lanes.starts[from_guest]]]
     head_cpu = np.full(len(vcpus), -1, np.int32)
-    if n:
-        head_cpu = np.where(from_guest, lanes.cpu[first], np.int32(-1))
-    at = lanes.starts
+    head_cpu[from_guest] = lanes.cpu[lanes.starts[from_guest]]
+    at = np.searchsorted(picked, lanes.starts)
 
     def spliced(values: Array, head: Array | int) -> Array:
         return np.insert(values, at, head)
 
-    vcpu = spliced(lanes.lane, heads.astype(np.int32))
-    start = spliced(np.clip(lanes.ts_ns, begin_ns, finish_ns), begin_ns)
-    kind_all = spliced(kind, head_kind)
-    cpu_all = spliced(cpu, head_cpu)
-    reason_all = spliced(reason, -1)
-    certain_all = spliced(certain, from_guest)
-    row_all = spliced(lanes.row, -1)
-
-    # an interval goes on while neither its kind nor its pCPU changes
-    keep = np.ones(len(vcpu), np.bool_)
-    keep[1:] = (
-        (vcpu[1:] != vcpu[:-1])
-        | (kind_all[1:] != kind_all[:-1])
-        | (cpu_all[1:] != cpu_all[:-1])
-        | (certain_all[1:] != certain_all[:-1])
-        | (reason_all[1:] != reason_all[:-1])
-    )
-    picked = np.flatnonzero(keep)
-    end = np.full(len(picked), finish_ns, np.int64)
-    same = vcpu[picked[1:]] == vcpu[picked[:-1]]
-    end[:-1][same] = start[picked[1:]][same]
+    vcpu = spliced(lanes.lane[picked], np.arange(len(vcpus), dtype=np.int32))
+    start = spliced(np.clip(lanes.ts_ns[picked], begin_ns, finish_ns), begin_ns)
+    end = np.full(len(vcpu), finish_ns, np.int64)
+    same = vcpu[1:] == vcpu[:-1]
+    end[:-1][same] = start[1:][same]
+    head_kind = np.where(from_guest, Kind.GUEST, Kind.UNKNOWN).astype(np.uint8)
     result = Intervals(
-        vcpu=vcpu[picked].astype(np.int32),
-        kind=kind_all[picked].astype(np.uint8),
-        start_ns=start[picked].astype(np.int64),
+        vcpu=vcpu,
+        kind=spliced(kind[picked], head_kind),
+        start_ns=start,
         end_ns=end,
-        cpu=cpu_all[picked].astype(np.int32),
-        reason=reason_all[picked].astype(np.int32),
-        certain=certain_all[picked].astype(np.bool_),
-        row=row_all[picked].astype(np.int64),
+        cpu=spliced(cpu[picked], head_cpu),
+        reason=spliced(reason[picked], -1),
+        certain=spliced(certain[picked], from_guest),
+        row=spliced(lanes.row[picked], -1),
     )
-    return _split_irqs_off(events, vcpus, _without_empty(result))
+    return _split_irqs_off(result, spliced(off_until_ns, begin_ns))
 
+
+_IS_EXIT = np.zeros(len(Mark), np.bool_)
+_IS_EXIT[[Mark.EXIT, Mark.EXIT_HALT]] = True
 
 # EXTERNAL_INTERRUPT, INTERRUPT_WINDOW, CPUID, HLT, PREEMPTION_TIMER, WBINVD, PML_FULL:
 # handled in the kernel, with an in-kernel local APIC. A pending signal can still send
 # any exit to userspace; it then shows as KVM_EXIT_INTR where that is traced.
 _NEVER_TO_USERSPACE = (1, 7, 10, 12, 52, 54, 62)
+
+
+_AFTER_EXIT = np.zeros(len(Kind), np.bool_)
+_AFTER_EXIT[[Kind.HOST, Kind.POLL, Kind.PREEMPTED, Kind.ASLEEP, Kind.BLOCKED]] = True
 
 
 def _carried_reason(lanes: Lanes, kind: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
@@ -144,12 +136,10 @@ def _carried_reason(lanes: Lanes, kind: npt.NDArray[np.uint8]) -> npt.NDArray[np
     reason = np.full(n, -1, np.int32)
     if n == 0:
         return reason
-    is_exit = np.isin(lanes.mark, (Mark.EXIT, Mark.EXIT_HALT))
-    last = np.maximum.accumulate(np.where(is_exit, np.arange(n), -1))
-    ok = (last >= 0) & (lanes.lane[np.maximum(last, 0)] == lanes.lane)
-    ok &= np.isin(
-        kind, (Kind.HOST, Kind.POLL, Kind.PREEMPTED, Kind.ASLEEP, Kind.BLOCKED)
-    )
+    here = np.arange(n, dtype=np.int32)
+    last = np.maximum.accumulate(np.where(_IS_EXIT[lanes.mark], here, np.int32(-1)))
+    ok = (last >= 0) & _AFTER_EXIT[kind]
+    ok &= lanes.lane[np.maximum(last, 0)] == lanes.lane
     reason[ok] = lanes.reason[last[ok]]
     return reason
 
@@ -171,60 +161,21 @@ def _picked(intervals: Intervals, at: npt.NDArray[np.int64]) -> Intervals:
     )
 
 
-def _split_irqs_off(events: Events, vcpus: Vcpus, intervals: Intervals) -> Intervals:
+def _split_irqs_off(
+    intervals: Intervals, off_until_ns: npt.NDArray[np.int64]
+) -> Intervals:
     """Part each stretch in KVM after a VM-exit where IRQs are proven to be off."""
-    if not events.info.events_flags or not len(intervals):
-        return intervals
-    exits = np.flatnonzero(
-        np.isin(intervals.kind, (Kind.HOST, Kind.POLL)) & (intervals.reason >= 0)
-    )
-    is_exit = np.zeros(len(events), np.bool_)
-    is_exit[events.rows("kvm_exit")] = True
-    exits = exits[
-        is_exit[np.maximum(intervals.row[exits], 0)] & (intervals.row[exits] >= 0)
-    ]
+    off_until_ns = np.minimum(off_until_ns, intervals.end_ns)
+    in_kvm = (intervals.kind == Kind.HOST) | (intervals.kind == Kind.POLL)
+    exits = np.flatnonzero(in_kvm & (off_until_ns > intervals.start_ns))
+    off_until_ns = off_until_ns[exits]
     if not len(exits):
-        return intervals
-    off_until = _irqs_off_until(events, vcpus, intervals.row[exits])
-    off_until = np.minimum(off_until, intervals.end_ns[exits])
-    parted = off_until > intervals.start_ns[exits]
-    exits, off_until = exits[parted], off_until[parted]
-    if not len(exits):
-        return intervals
+        return _without_empty(intervals)
     # each parted interval twice: the second copy begins where IRQs may be on
     order = np.sort(np.concatenate([np.arange(len(intervals)), exits]))
     result = _picked(intervals, order)
     first = np.searchsorted(order, exits)
     result.kind[first] = Kind.HOST_IRQS_OFF
-    result.end_ns[first] = off_until
-    result.start_ns[first + 1] = off_until
+    result.end_ns[first] = off_until_ns
+    result.start_ns[first + 1] = off_until_ns
     return _without_empty(result)
-
-
-def _irqs_off_until(
-    events: Events, vcpus: Vcpus, exit_rows: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    """The last instant after each kvm_exit at which an event shows IRQs still off."""
-    own = np.flatnonzero(vcpus.of_tid(events.tid) >= 0)
-    own = own[
-        np.argsort(vcpus.of_tid(events.tid[own]).astype(np.uint16), kind="stable")
-    ]
-    stop = (events.flags[own] & _IRQS_OFF) == 0
-    entry = np.zeros(len(events), np.bool_)
-    entry[events.rows("kvm_entry")] = True
-    entry[events.rows("sched_switch")] = True
-    stop |= entry[own]
-    place = np.full(len(events), -1, np.int64)
-    place[own] = np.arange(len(own))
-    at = place[exit_rows]
-    stops = np.flatnonzero(stop)
-    following = np.searchsorted(stops, at, side="right")
-    nxt = np.where(
-        following < len(stops), stops[np.minimum(following, len(stops) - 1)], len(own)
-    )
-    last = np.maximum(nxt - 1, at)
-    same = events.tid[own[last]] == events.tid[exit_rows]
-    result: npt.NDArray[np.int64] = np.where(
-        same, events.ts_ns[own[last]], events.ts_ns[exit_rows]
-    )
-    return result

@@ -179,6 +179,8 @@ def _step(life: Life, mark: Mark) -> tuple[Life, Act]:
                 return Life.HALT, Act.LOAD | Act.SYNC_AFTER
             if life in LOADED:
                 return life, Act.LOAD
+            if life == Life.DEAD:  # by the thread that destroys the VM
+                return life, Act.LOAD
             return Life.IOCTL, Act.LOAD
         case Mark.PI_PUT:
             if life == Life.IOCTL:
@@ -233,8 +235,8 @@ def tables(
     return after, act
 
 
-# Past this many marks without a reset the lock-step walks too few lanes to pay.
-_LOCKSTEP_LIMIT = 192
+# Longer chains of marks without a reset are walked one by one.
+_TURNS = 64
 
 
 def walk(
@@ -244,40 +246,31 @@ def walk(
 ) -> npt.NDArray[np.uint8]:
     """The state before each mark: uint8[n].
 
-    Each lane (from `starts[i]` to the next) begins in UNKNOWN. A mark that leads to
-    the same state from everywhere (an ENTRY) cuts a lane into stretches that are
-    walked side by side, one mark a turn.
+    Each lane (from `starts[i]` to the next) begins in UNKNOWN. Most marks lead to the
+    same state from everywhere (an ENTRY), so what follows one is known at once; the
+    others are resolved in turns, each one mark further from a known one.
     """
     n = len(marks)
     before = np.zeros(n, np.uint8)
     if n == 0:
         return before
     constant = (after == after[0]).all(axis=0)
-    resets = np.flatnonzero(constant[marks])
-    resets = resets[resets < n - 1] + 1
-    heads = np.union1d(starts, resets)
-    state = np.zeros(len(heads), np.uint8)
-    is_lane = np.isin(heads, starts)
-    state[~is_lane] = after[0, marks[heads[~is_lane] - 1]]
-    lengths = np.diff(np.append(heads, n))
-    longest_first = np.argsort(-lengths, kind="stable")
-    heads, state = heads[longest_first], state[longest_first]
-    lengths = lengths[longest_first]
-    flat = after.ravel()
-    width = after.shape[1]
-    turns = min(int(lengths[0]), _LOCKSTEP_LIMIT)
-    # how many stretches are longer than k
-    alive = np.searchsorted(-lengths, -np.arange(turns), side="left")
-    for k in range(turns):
-        m = int(alive[k])
-        at = heads[:m] + k
-        before[at] = state[:m]
-        state[:m] = flat[state[:m].astype(np.intp) * width + marks[at]]
+    known = np.empty(n, np.bool_)
+    known[0] = True
+    known[1:] = constant[marks[:-1]]
+    before[1:] = after[0][marks[:-1]]
+    heads = starts[starts < n]
+    known[heads], before[heads] = True, 0
+    open_ = np.flatnonzero(~known)
+    for _ in range(_TURNS):
+        if not len(open_):
+            return before
+        ready = known[open_ - 1]
+        at = open_[ready]
+        before[at] = after[before[at - 1], marks[at - 1]]
+        known[at] = True
+        open_ = open_[~ready]
     table = [bytes(row) for row in after]
-    for i in range(int(np.searchsorted(-lengths, -turns, side="left"))):
-        s = int(state[i])
-        first, last = int(heads[i]) + turns, int(heads[i] + lengths[i])
-        for j, mark in enumerate(marks[first:last].tolist(), first):
-            before[j] = s
-            s = table[s][mark]
+    for i in open_.tolist():
+        before[i] = table[before[i - 1]][marks[i - 1]]
     return before

@@ -16,7 +16,15 @@ from piscope.sources.raw import Array
 from piscope.tables import Events, Vcpus
 from piscope.timeline.lifecycle import Mark
 
-__all__ = ("Gap", "loss_gaps", "loss_marks", "sorted_marks", "unplaced_losses")
+__all__ = (
+    "Gap",
+    "Marked",
+    "blind_rows",
+    "loss_gaps",
+    "loss_marks",
+    "merged_marks",
+    "unplaced_losses",
+)
 
 _OUT = (
     Mark.OUT_RUNNABLE,
@@ -27,6 +35,9 @@ _OUT = (
 
 Gap = tuple[int | None, int, int]
 """(pCPU or None for all, first row after the loss began, first row after it)."""
+
+Marked = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.uint8]]
+"""(row, lane, mark) of some marks."""
 
 # Causes that say nothing of what the trace's own span holds.
 _ELSEWHERE = ("unparsed-line", "unknown-event", "sub-sampled")
@@ -58,6 +69,17 @@ def loss_gaps(events: Events) -> list[Gap]:
             first = 0
         gaps.append((loss.cpu, first, max(first, last)))
     return gaps
+
+
+def blind_rows(gaps: list[Gap]) -> npt.NDArray[np.int64]:
+    """int64[n, 2]: the gaps of all pCPUs as one; see Timeline.blind."""
+    rows: list[list[int]] = []
+    for _, first, last in sorted(gaps, key=lambda gap: gap[1:]):
+        if rows and first <= rows[-1][1]:
+            rows[-1][1] = max(rows[-1][1], last)
+        else:
+            rows.append([first, last])
+    return np.array(rows, np.int64).reshape(-1, 2)
 
 
 def unplaced_losses(events: Events) -> int | None:
@@ -117,11 +139,41 @@ def loss_marks(
     return np.concatenate(rows), np.concatenate(lanes), np.concatenate(marks)
 
 
-def sorted_marks(
-    parts: list[tuple[Array, Array, Array]],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
-    """All marks by lane, then row; of one row, in the order of `parts`."""
-    row, lane, mark = (np.concatenate(x) for x in zip(*parts, strict=True))
-    order = np.argsort(row, kind="stable")
-    order = order[np.argsort(lane[order].astype(np.uint16), kind="stable")]
+def merged_marks(first: Marked, second: Marked) -> Marked:
+    """All marks by lane, then row; of one row those of `first` come first.
+
+    The marks of each are in the order of their rows.
+    """
+    sides = [_by_lane(first), _by_lane(second)]
+    if not len(sides[1][0]):
+        return sides[0]
+    span = int(max(side[0].max(initial=0) for side in sides)) + 1
+    keys = [lane.astype(np.int64) * span + row for row, lane, _ in sides]
+    # where each side's marks go, between those of the other
+    to = [
+        np.arange(len(keys[0])) + np.searchsorted(keys[1], keys[0], side="left"),
+        np.arange(len(keys[1])) + np.searchsorted(keys[0], keys[1], side="right"),
+    ]
+
+    def joined(column: int, dtype: npt.DTypeLike) -> Array:
+        whole = np.empty(len(to[0]) + len(to[1]), dtype)
+        for place, side in zip(to, sides, strict=True):
+            whole[place] = side[column]
+        return whole
+
+    return joined(0, np.int64), joined(1, np.int32), joined(2, np.uint8)
+
+
+def _by_lane(marked: Marked) -> Marked:
+    row, lane, mark = marked
+    if not len(row) or (np.diff(lane) >= 0).all():
+        by_row = row
+        if len(row) and ((np.diff(lane) == 0) & (np.diff(row) < 0)).any():
+            order = np.lexsort((row, lane))
+            by_row, lane, mark = row[order], lane[order], mark[order]
+        return by_row, lane, mark
+    if (np.diff(row) < 0).any():
+        order = np.lexsort((row, lane))
+    else:
+        order = np.argsort(lane.astype(np.uint16), kind="stable")
     return row[order], lane[order], mark[order]

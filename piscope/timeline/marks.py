@@ -15,8 +15,8 @@ import numpy.typing as npt
 from piscope.sources.raw import Array
 from piscope.tables import Events, Vcpus
 from piscope.timeline.lifecycle import Mark
-from piscope.timeline.losses import Gap, loss_marks, sorted_marks
-from piscope.timeline.probes import Probe, of_own_vcpu
+from piscope.timeline.losses import Gap, Marked, loss_marks, merged_marks
+from piscope.timeline.probes import Probe, probed_vcpus
 
 __all__ = ("EXIT_REASON_HLT", "Lanes", "build_lanes")
 
@@ -28,7 +28,7 @@ _TASK_STATES = 0xFF
 _TASK_INTERRUPTIBLE = 0x01
 _TASK_DEAD = 0x10 | 0x20  # EXIT_DEAD, EXIT_ZOMBIE
 
-KVM_RUN = 0xAE80  # include/uapi/linux/kvm.h
+_IRQS_OFF = 0x01  # TRACE_FLAG_IRQS_OFF, include/linux/trace_events.h
 
 # Emitted by KVM on behalf of a loaded vCPU, from its own thread.
 _IN_KVM = ("kvm_pio", "kvm_mmio", "kvm_page_fault", "kvm_inj_virq", "kvm_eoi")
@@ -46,6 +46,8 @@ class Lanes:
     starts  int64[v]  first index of each vCPU's lane; empty lanes included
     reason  int32[n]  exit reason of EXIT marks, else -1
     unsure_sleep  bool[n]  a switch-out whose prev_state may have been read racily
+    quiet   bool[n]   the thread traced nothing else until its next mark
+    off_until_ns  int64[n]  events show that IRQs were off from here up to then
     """
 
     mark: npt.NDArray[np.uint8]
@@ -56,44 +58,22 @@ class Lanes:
     starts: npt.NDArray[np.int64]
     reason: npt.NDArray[np.int32]
     unsure_sleep: npt.NDArray[np.bool_]
+    quiet: npt.NDArray[np.bool_]
+    off_until_ns: npt.NDArray[np.int64]
 
 
 def build_lanes(
     events: Events, vcpus: Vcpus, probes: list[Probe], gaps: list[Gap]
 ) -> Lanes:
     """Sort the events of all vCPU threads, and the losses, into lanes of marks."""
-    rows: list[Array] = []
-    lanes: list[Array] = []
-    marks: list[Array] = []
-
-    def add(at: Array, lane: Array, mark: Array | int) -> None:
-        mine = lane >= 0
-        rows.append(at[mine])
-        lanes.append(lane[mine])
-        whole = mark if isinstance(mark, np.ndarray) else np.full(len(at), mark)
-        marks.append(whole[mine].astype(np.uint8))
-
-    for at, mark in _own_marks(events, vcpus, probes):
-        add(at, vcpus.of_tid(events.tid[at]), mark)
-    switches = events.rows("sched_switch")
-    if len(switches):
-        next_tid = events.column("sched_switch", "next_pid", np.int32)
-        prev_tid = events.column("sched_switch", "prev_pid", np.int32)
-        state = events.column("sched_switch", "prev_state", np.int64)
-        if prev_tid is None:
-            prev_tid = events.tid[switches]
-        if state is not None:
-            add(switches, vcpus.of_tid(prev_tid), _switch_out_marks(state))
-        if next_tid is not None:
-            add(switches, vcpus.of_tid(next_tid), Mark.IN)
-
-    own = (np.concatenate(rows), np.concatenate(lanes), np.concatenate(marks))
-    row, lane, mark = sorted_marks([own])
+    own, incoming = _marks_of_rows(events, vcpus, probes)
+    row, lane, mark = merged_marks(own, incoming)
     if gaps:
         lost = loss_marks(gaps, row, lane, mark, events.cpu[row], vcpus)
-        row, lane, mark = sorted_marks([lost, (row, lane, mark)])
+        row, lane, mark = merged_marks(lost, (row, lane, mark))
         row = np.minimum(row, max(len(events) - 1, 0))
     starts = np.searchsorted(lane, np.arange(len(vcpus)))
+    quiet, off_until_ns = _between(events, vcpus, row, lane, mark)
     result = Lanes(
         mark=mark,
         row=row,
@@ -103,14 +83,95 @@ def build_lanes(
         starts=starts.astype(np.int64),
         reason=_exit_reasons(events, row, mark),
         unsure_sleep=np.zeros(len(row), np.bool_),
+        quiet=quiet,
+        off_until_ns=off_until_ns,
     )
     _mark_racy_sleeps(events, vcpus, result)
     _mark_halts(events, result)
     return result
 
 
-def _own_marks(
+_NO_MARK = 0xFF
+
+
+def _marks_of_rows(
     events: Events, vcpus: Vcpus, probes: list[Probe]
+) -> tuple[Marked, Marked]:
+    """The vCPU threads' own marks, and the switches that bring one in, by row."""
+    mark = np.full(len(events), _NO_MARK, np.uint8)
+    for at, what in _own_marks(events):
+        mark[at] = what
+    probes = [p for p in probes if not p.at_return]
+    for probe in probes:
+        what = Mark.PI_LOAD if probe.what == "load" else Mark.PI_PUT
+        mark[events.rows(probe.event)] = what
+    switches = events.rows("sched_switch")
+    next_tid = events.column("sched_switch", "next_pid", np.int32)
+    prev_tid = events.column("sched_switch", "prev_pid", np.int32)
+    state = events.column("sched_switch", "prev_state", np.int64)
+    if state is not None:
+        mark[switches] = _switch_out_marks(state)
+    row = np.flatnonzero(mark != _NO_MARK)
+    tid = events.tid[row]
+    if prev_tid is not None and state is not None:
+        # of the task that is switched out, whoever the trace says was running
+        tid[np.searchsorted(row, switches)] = prev_tid
+    lane = vcpus.of_tid(tid)
+    for probe in probes:  # not always of the vCPU whose thread it is
+        at = np.searchsorted(row, events.rows(probe.event))
+        lane[at] = probed_vcpus(events, vcpus, probe)
+    mine = lane >= 0
+    own = (row[mine], lane[mine], mark[row[mine]])
+    if next_tid is None:
+        return own, (row[:0], lane[:0], mark[:0])
+    lane = vcpus.of_tid(next_tid)
+    mine = lane >= 0
+    return own, (
+        switches[mine],
+        lane[mine],
+        np.full(int(mine.sum()), Mark.IN, np.uint8),
+    )
+
+
+def _between(
+    events: Events, vcpus: Vcpus, row: Array, lane: Array, mark: Array
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+    """What the thread traced between each mark and its next one.
+
+    quiet: nothing. off_until_ns: the last instant up to which all of it says that
+    IRQs were off.
+    """
+    n = len(row)
+    is_mark = np.zeros(len(events), np.bool_)
+    is_mark[row] = True
+    other = np.flatnonzero(~is_mark & (vcpus.of_tid(events.tid) >= 0))
+    other_lane = vcpus.of_tid(events.tid[other])
+    order = np.argsort(other_lane.astype(np.uint16), kind="stable")
+    other, other_lane = other[order], other_lane[order]
+    span = len(events) + 1
+    key = other_lane.astype(np.int64) * span + other
+    at = lane.astype(np.int64) * span + row
+    first = np.searchsorted(key, at)
+    last = np.append(first[1:], len(key)) if n else first
+    lane_ends = np.append(lane[1:] != lane[:-1], True) if n else np.empty(0, np.bool_)
+    last[lane_ends] = np.searchsorted(
+        key, (lane[lane_ends].astype(np.int64) + 1) * span
+    )
+    off_until_ns = events.ts_ns[row]
+    some = np.flatnonzero(last > first)
+    if len(some) and events.info.events_flags:
+        on = (events.flags[other] & _IRQS_OFF) == 0
+        nxt = np.where(on, np.arange(len(on)), len(on))
+        nxt = np.minimum.accumulate(nxt[::-1])[::-1]
+        end = np.minimum(nxt[first[some]], last[some])
+        proven = end > first[some]
+        some, end = some[proven], end[proven]
+        off_until_ns[some] = events.ts_ns[other[end - 1]]
+    return last == first, off_until_ns
+
+
+def _own_marks(
+    events: Events,
 ) -> list[tuple[npt.NDArray[np.int64], Array | int]]:
     """(rows, mark) of the events that a vCPU thread traces about itself."""
     found: list[tuple[npt.NDArray[np.int64], Array | int]] = [
@@ -131,11 +192,6 @@ def _own_marks(
         at = events.rows(name)
         # an interrupt may emit some of these for another vCPU
         found.append((at[(events.flags[at] & 0x18) == 0], Mark.IN_KVM))
-    for probe in probes:
-        if not probe.at_return:
-            mark = Mark.PI_LOAD if probe.what == "load" else Mark.PI_PUT
-            own = of_own_vcpu(events, vcpus, probe)
-            found.append((events.rows(probe.event)[own], mark))
     return found
 
 
@@ -198,14 +254,17 @@ _HALT = {
     Mark.OUT_RUNNABLE: Mark.OUT_RUNNABLE_HALT,
     Mark.OUT_SLEEP: Mark.OUT_BLOCK,
 }
-_BOUNDARY = (
-    Mark.ENTRY,
-    Mark.EXIT,
-    Mark.FPU_LOAD,
-    Mark.FPU_UNLOAD,
-    Mark.USERSPACE_EXIT,
-    Mark.WAKEUP,
-)
+_IS_BOUNDARY = np.zeros(len(Mark), np.bool_)
+_IS_BOUNDARY[
+    [
+        Mark.ENTRY,
+        Mark.EXIT,
+        Mark.FPU_LOAD,
+        Mark.FPU_UNLOAD,
+        Mark.USERSPACE_EXIT,
+        Mark.WAKEUP,
+    ]
+] = True
 
 
 def _mark_halts(events: Events, lanes: Lanes) -> None:
@@ -218,22 +277,17 @@ def _mark_halts(events: Events, lanes: Lanes) -> None:
     n = len(lanes.mark)
     if n == 0:
         return
-    boundary = np.isin(lanes.mark, _BOUNDARY)
-    at = np.flatnonzero(boundary)
-    # the next boundary after each mark, within its lane
-    following = np.searchsorted(at, np.arange(n), side="right")
-    inside = following < len(at)
-    nxt = at[np.minimum(following, len(at) - 1)] if len(at) else np.zeros(n, np.int64)
-    inside &= lanes.lane[nxt] == lanes.lane
+    boundary = _IS_BOUNDARY[lanes.mark]
+    here = np.arange(n, dtype=np.int32)
+    # the next boundary after each mark, and the last one up to it, within its lane
+    nxt = np.where(boundary, here, np.int32(n - 1))
+    nxt[:-1] = np.minimum.accumulate(nxt[::-1])[::-1][1:]
+    inside = boundary[nxt] & (nxt > here) & (lanes.lane[nxt] == lanes.lane)
     halted = inside & (lanes.mark[nxt] == Mark.WAKEUP)
-
-    last = np.searchsorted(at, np.arange(n), side="right") - 1
-    prev = at[np.maximum(last, 0)] if len(at) else np.zeros(n, np.int64)
-    since_hlt = (
-        (last >= 0)
-        & (lanes.lane[prev] == lanes.lane)
-        & (lanes.mark[prev] == Mark.EXIT)
-        & (lanes.reason[prev] == EXIT_REASON_HLT)
+    prev = np.maximum.accumulate(np.where(boundary, here, np.int32(0)))
+    since_hlt = boundary[prev] & (lanes.lane[prev] == lanes.lane)
+    since_hlt &= (lanes.mark[prev] == Mark.EXIT) & (
+        lanes.reason[prev] == EXIT_REASON_HLT
     )
     if events.has("kvm_vcpu_wakeup"):
         since_hlt &= ~inside  # the trace ends before the halt does

@@ -239,11 +239,11 @@ def _woken(
         rows = events.rows(name)
         target = vcpus.of_tid(tid)
         rows, target = rows[target >= 0], target[target >= 0]
-        # a wakeup is made with IRQs off, maybe in the softirq of another context
+        # in the same context: an interrupt in between may wake anyone
         last = _last_before(
-            events.cpu[accepts.rows].astype(np.int64),
+            _contexts(events, accepts.rows),
             accepts.rows,
-            events.cpu[rows].astype(np.int64),
+            _contexts(events, rows),
             rows,
         )
         inside = last >= 0

@@ -24,8 +24,8 @@ __all__ = (
     "POSTED_INTR_WAKEUP_VECTOR",
     "Probe",
     "find_probes",
-    "of_own_vcpu",
     "probe_columns",
+    "probed_vcpus",
 )
 
 POSTED_INTR_WAKEUP_VECTOR = 0xF1  # arch/x86/include/asm/irq_vectors.h
@@ -73,34 +73,45 @@ def find_probes(events: Events) -> list[Probe]:
     return found
 
 
-def of_own_vcpu(events: Events, vcpus: Vcpus, probe: Probe) -> npt.NDArray[np.bool_]:
-    """bool[m]: which of a probe's rows tell of the vCPU whose own thread ran.
+def probed_vcpus(events: Events, vcpus: Vcpus, probe: Probe) -> npt.NDArray[np.int32]:
+    """int32[m]: the vCPU that each of a probe's rows tells of, -1: not known.
 
-    A vCPU's thread may load another vCPU: the last thread to leave destroys the VM,
-    and loads and puts each vCPU for it (kvm_unload_vcpu_mmu). The probe's field `vcpu`
-    tells, be it the vcpu_id or the address of struct kvm_vcpu; without it every row
-    of a vCPU's thread counts as its own.
+    Mostly the one whose thread ran, but not always: the VMM's main thread loads each
+    vCPU to create it, and the last thread to leave loads all of them to destroy the
+    VM (kvm_unload_vcpu_mmu). The probe's field `vcpu` tells, be it the vcpu_id or the
+    address of struct kvm_vcpu; without it only the thread does.
     """
     rows = events.rows(probe.event)
     lane = vcpus.of_tid(events.tid[rows])
-    own = lane >= 0
     value = events.column(probe.event, "vcpu", np.int64)
-    if value is None or not own.any():
-        return own
-    known = own & events.valid(probe.event, "vcpu")
-    expected = np.full(len(vcpus), -1, np.int64)
+    if value is None or not len(rows):
+        return lane
+    known = events.valid(probe.event, "vcpu")
+    owner: dict[int, int] = {}
     if (value[known] >> 32 == 0).all():
-        for v in vcpus.rows:
-            expected[v.vcpu] = -1 if v.vcpu_id is None else v.vcpu_id
+        own_value = np.array(
+            [-1 if v.vcpu_id is None else v.vcpu_id for v in vcpus.rows]
+        )
+        for vcpu_id in np.unique(value[known]).tolist():
+            candidates = vcpus.candidates(vcpu_id)
+            owner[vcpu_id] = candidates[0] if len(candidates) == 1 else -1
     else:
         # an address: a thread's own vCPU is the one that it loads most
+        own_value = np.full(len(vcpus), -1, np.int64)
         pairs, count = np.unique(
             np.stack([lane[known], value[known]]), axis=1, return_counts=True
         )
-        rising = np.argsort(count, kind="stable")
-        expected[pairs[0, rising]] = pairs[1, rising]
-    theirs = known & (expected[lane] != -1) & (value != expected[lane])
-    result: npt.NDArray[np.bool_] = own & ~theirs
+        for i in np.argsort(count, kind="stable").tolist():
+            if pairs[0, i] >= 0:
+                own_value[pairs[0, i]] = pairs[1, i]
+        owner = {int(own_value[v]): v for v in range(len(vcpus))}
+    other = known & (
+        (lane < 0) | ((own_value[lane] != -1) & (value != own_value[lane]))
+    )
+    values, inverse = np.unique(value[other], return_inverse=True)
+    found = np.array([owner.get(v, -1) for v in values.tolist()], np.int32)
+    result = lane.copy()
+    result[other] = found[inverse]
     return result
 
 

@@ -56,7 +56,7 @@ def find_vcpus(events: Events) -> Vcpus:
         )
         for i, tid in enumerate(tids)
     ]
-    by_tid = np.full(max(tids, default=0) + 1, -1, np.int32)
+    by_tid = np.full(max(tids, default=0) + 2, -1, np.int32)
     for row in rows:
         by_tid[row.tid] = row.vcpu
     return Vcpus(rows, known, by_tid)
