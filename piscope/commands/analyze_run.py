@@ -154,7 +154,8 @@ def _analyzed(
         source = stack.enter_context(opened(trace, twice=relative))
         seen = Survey()
         if relative or (with_bar and (source.info.size_bytes or 0) >= _BAR_BYTES):
-            seen = survey(source, ignore=request.ignore)
+            with Progress(quiet=not with_bar) as counting:
+                seen = survey(source, ignore=request.ignore, watch=counting.over)
         first_ns, last_ns = seen.first_ns, seen.last_ns
         counts = source.info.ts_unit != "ns"
         start_ns, end_ns = (
