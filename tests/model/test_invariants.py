@@ -165,7 +165,7 @@ def timelines(vcpus="AB", cpus=2, length=80):
 
 @pytest.mark.parametrize("name", CHECKED)
 def test_invariants_of_every_call(name):
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(timelines("ABC", 3))
     def check(timeline):
         play(POLICIES[name], timeline, check_all)
@@ -199,7 +199,7 @@ SINCE_5_17 = [name for name, policy in POLICIES.items() if policy.block_in_put]
 
 @pytest.mark.parametrize("name", SINCE_5_17)
 def test_i01_no_posted_vector_is_lost(name):
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(timelines("AB", 2))
     def check(timeline):
         posted = defaultdict(int)
@@ -216,7 +216,7 @@ def test_i01_no_posted_vector_is_lost(name):
 
 
 @given(timelines("ABC", 2))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_i13_every_f2_is_an_irq_or_processed_or_coalesced(timeline):
     host, steps = play(OLD, timeline)
     taken = Counter()
@@ -269,7 +269,7 @@ def test_i15_i16_notifications_per_window(timeline):
 
 
 @given(timelines("A", 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_i16_with_one_vcpu_irqs_never_increase_either(timeline):
     old, new = (play(policy, timeline)[0] for policy in (OLD, NEW))
     assert new.totals["pin"] <= old.totals["pin"]
@@ -293,7 +293,7 @@ def test_i16_is_no_theorem_about_irqs_of_several_vcpus():
 
 
 @given(timelines("ABC", 2))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_i17_i18_i19_the_guest_sees_the_same_and_wakeups_do_not_increase(timeline):
     old, was = play(OLD, timeline)
     new, now = play(NEW, timeline)

@@ -68,7 +68,7 @@ def tiny_blocks(monkeypatch):
 
 @pytest.mark.parametrize("name", AUTOMATA)
 def test_walk_equals_the_one_by_one_walk(name, tiny_blocks):
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(streams(AUTOMATA[name]))
     def check(stream):
         assert_same(AUTOMATA[name], *stream)
@@ -115,7 +115,7 @@ def test_a_stream_without_known_letters_is_walked_alone():
 def test_chunks_with_carried_sets_equal_the_whole(name):
     automaton = AUTOMATA[name]
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(streams(automaton), st.data())
     def check(stream, data):
         letters = np.array(stream[0], np.uint8)

@@ -83,7 +83,7 @@ def test_from_a_known_start_every_post_is_settled_as_the_reference_does(name):
     policy = POLICIES[name]
     automaton = Automaton.for_policy(policy)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=30, deadline=None)
     @given(st.lists(timelines(policy), min_size=1, max_size=3))
     def check(runs):
         rows = [row for run in runs for row in run]
@@ -115,7 +115,7 @@ def test_from_an_unknown_start_nothing_false_is_said(name):
     policy = POLICIES[name]
     automaton = Automaton.for_policy(policy)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=30, deadline=None)
     @given(timelines(policy), st.integers(0, 30))
     def check(rows, lost):
         rows = rows[lost:]
@@ -180,6 +180,19 @@ def test_a_post_of_an_unknown_vector_may_have_been_any():
     )
     assert settled[1:4] == [Letter.POST_SW_NEW, either, Letter.POST_SW_AGAIN]
     assert settled[6] == either
+
+
+def test_one_run_says_nothing_of_the_next():
+    automaton = Automaton.for_policy(POLICIES["suppress-on-put"])
+    letters = [Letter.LOAD_OTHER, Letter.ENTER, Letter.POST_SW_EITHER]
+    settled = classify_software_posts(
+        np.array(letters, np.uint8),
+        np.array([0, 0, 0x41]),
+        np.array([0, 2]),
+        automaton,
+        np.array([automaton.fresh, automaton.unknown]),
+    )
+    assert settled[2] == Letter.POST_SW_EITHER
 
 
 def test_arguments_that_do_not_fit():
