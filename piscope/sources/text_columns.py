@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from piscope.sources.text_names import common_flags
-from piscope.sources.text_shapes import UNKNOWN
+from piscope.sources.text_shapes import MAX_CPU, MAX_TID, UNKNOWN
 
 __all__ = ("Layout", "Prefixes", "line_bounds", "read_prefixes")
 
@@ -34,7 +34,6 @@ Bool = npt.NDArray[np.bool_]
 _BLANK, _MINUS, _POINT, _SLASH, _COLON = 0x20, 0x2D, 0x2E, 0x2F, 0x3A
 _OPEN, _CLOSE, _LPAREN, _RPAREN, _NEWLINE = 0x5B, 0x5D, 0x28, 0x29, 0x0A
 _MAX_BLANKS = 24  # between two columns; report and tracefs use at most 13
-_MAX_TID = (1 << 31) - 1
 
 
 _CALL = re.compile(rb" [A-Za-z_][\w.]* <-")
@@ -191,6 +190,7 @@ def _read_bracket(rows: _Rows, layout: Layout) -> None:
     cpu, start, good = _number_before(data, rows["close"], 5)
     good &= _at(data, start - 1) == _OPEN
     good &= (start - 1 >= rows["start"]) & (rows["close"] - start >= 3)
+    good &= cpu <= MAX_CPU
     rows.add(cpu=cpu, open=start - 1)
     rows.keep(good & (data[rows["close"] + 1] == _BLANK))
 
@@ -204,7 +204,8 @@ def _read_time(rows: _Rows, layout: Layout) -> None:
         fraction, start, good = _number_before(data, rows["stamp"], digits)
         good &= (start == point + 1) & (_at(data, point) == _POINT)
         seconds, time_start, fits = _number_before(data, point, 10)
-        good &= fits & (seconds < 9_000_000_000)  # in int64 ns
+        good &= fits & (time_start < point)
+        good &= seconds < 9_000_000_000  # in int64 ns
         scale = 10 ** (9 - digits)
         ts_ns = np.where(good, seconds, 0) * 1_000_000_000 + fraction * scale
     else:
@@ -235,29 +236,39 @@ def _read_task(rows: _Rows, layout: Layout) -> None:
         good &= _at(data, at - 1) == _RPAREN
         tgid, left, fits = _number_before(data, at - 1, 10)
         dashes = left == at - 1  # "(-------)": not recorded
+        for column in range(7):
+            dashes &= _at(data, at - 2 - column) == _MINUS
+        good &= dashes | (left < at - 1)
         tgid[dashes] = UNKNOWN
         left = np.where(dashes, at - 1 - 7, _skip_blanks(data, left, start))
         good &= fits & (left > start) & (_at(data, left - 1) == _LPAREN)
-        good &= tgid <= _MAX_TID
+        good &= tgid <= MAX_TID
         rows.add(tgid=tgid)
-        at = _skip_blanks(data, np.where(good, left - 1, start), start)
+        paren = np.where(good, left - 1, start)
+        at = _skip_blanks(data, paren, start)
+        good &= at < paren
     tid, left, fits = _number_before(data, at, 10)
-    good &= fits & (left < at) & (tid <= _MAX_TID) & (left > start)
+    good &= fits & (left < at) & (tid <= MAX_TID) & (left > start)
     separator = _at(data, left - 1)
     if layout.perf:
         # "pid/tid", "tid", each behind a blank; signs and others are for the slow way
         slash = separator == _SLASH
         tgid, before, fits = _number_before(data, np.where(slash, left - 1, left), 10)
-        good &= ~slash | (fits & (before < left - 1) & (tgid <= _MAX_TID))
+        good &= ~slash | (fits & (before < left - 1) & (tgid <= MAX_TID))
         left = np.where(slash, before, left)
         good &= (left > start) & (_at(data, left - 1) == _BLANK)
         if slash.any():
             rows.add(tgid=np.where(slash, tgid, UNKNOWN))
     else:
         good &= separator == _MINUS
-        # An "instance: " before the task, or an over-long name, is not for here.
-        good &= left - 1 - start <= 24
-    rows.add(tid=tid, comm_end=left - 1)
+    comm_end = _skip_blanks(data, left - 1, start) if layout.perf else left - 1
+    # A name has up to 16 characters; only blanks may be before it. An "instance: "
+    # is read line by line.
+    comm_start = comm_end - 16
+    for column in range(_MAX_BLANKS):
+        good &= (start + column >= comm_start) | (_at(data, start + column) == _BLANK)
+    good &= start + _MAX_BLANKS >= comm_start
+    rows.add(tid=tid, comm_end=comm_end)
     rows.keep(good)
 
 

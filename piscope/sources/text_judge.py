@@ -44,8 +44,6 @@ _PERF_RELEASE = re.compile(rb"^# os release : (\S{1,64})", re.MULTILINE)
 _PERF_COMMAND = re.compile(rb"^# cmdline : (.{1,1000})", re.MULTILINE)
 _TRACEFS_HEAD = re.compile(rb"^# tracer: ", re.MULTILINE)
 _REPORT_HEAD = re.compile(rb"^(cpus=\d+|version = \d+|CPU \d+ is empty)$", re.MULTILINE)
-# trace-cmd report pads "kvm_exit:" to 20 columns; a plugin's kvm_entry adds a blank.
-_PADDED_NAME = re.compile(rb": (?!kvm_entry:)\w{1,17}:  +\S")
 _KERNEL_WORDS = re.compile(
     rb": +prev_comm=|: +vcpu \d+, rip |reason .{1,48}? info1 0x|: comm=.{0,16} pid="
 )
@@ -135,7 +133,7 @@ def judge(text: bytes, name: str | None) -> Judgement:
             has_tid=has_tid,
             has_tgid=has_tgid and shape != "perf",
         )
-    writer = _writer(text, shape, width)
+    writer = _writer(text, typical)
     entries = _ENTRIES.search(header)
     release, command = _PERF_RELEASE.search(header), _PERF_COMMAND.search(header)
     return Judgement(
@@ -160,7 +158,8 @@ def judge(text: bytes, name: str | None) -> Judgement:
 _HEADER_BYTES = 64 << 10
 
 
-def _writer(text: bytes, shape: Shape, flags_width: int) -> Writer:
+def _writer(text: bytes, events: list[EventLine]) -> Writer:
+    shape = events[0].shape
     if shape == "perf":
         return "perf script"
     if shape == "bare":
@@ -169,9 +168,9 @@ def _writer(text: bytes, shape: Shape, flags_width: int) -> Writer:
         return "tracefs"
     if shape in ("glued", "latency") or _REPORT_HEAD.search(text[:_HEADER_BYTES]):
         return "trace-cmd report"
-    if _PADDED_NAME.search(text[:_HEADER_BYTES]):
-        return "trace-cmd report"
-    return "tracefs"
+    # Without a header: report pads names to 20 columns, tracefs adds one blank.
+    padded = sum(event.payload.startswith(b" ") for event in events)
+    return "trace-cmd report" if padded * 4 > len(events) else "tracefs"
 
 
 def _whens(text: bytes, writer: Writer) -> frozenset[When]:

@@ -70,7 +70,7 @@ class EventNames:
         """The event of `name` or `system:name`, a new one if need be."""
         number = self._by_key.get(key)
         if number is None:
-            number = self._new(key.strip(), payload.strip())
+            number = self._new(key.lstrip(b" "), payload.strip())
             if len(self._by_key) < _MAX_KEYS:
                 self._by_key[key] = number
         return number

@@ -23,6 +23,8 @@ from typing import Final, Literal, NamedTuple
 from piscope.sources.text_names import common_flags
 
 __all__ = (
+    "MAX_CPU",
+    "MAX_TID",
     "SHAPES",
     "UNKNOWN",
     "EventLine",
@@ -155,15 +157,17 @@ _HEADER = re.compile(
     rb"  \[\w+\] |'\w+' not valid for |\S+:$|.{0,80}PERF_RECORD_(?!LOST)\w)"
 )
 # Kernel stacks (" => func"), perf's call chains (address, symbol, module).
-_STACK = re.compile(rb"^ *=> |^\t? +[0-9a-f]{4,16} \S")
-_SYMBOL_STACK = re.compile(rb"^\t? {4,}[\w.$<\[]\S*(?: \([^()]*\))?$")
+_STACK = re.compile(rb"^ *=> |^[\t ]+[0-9a-f]{4,16} \S")
+_SYMBOL_STACK = re.compile(rb"^(?:\t| {4,})[\w.$<\[]\S*(?: \([^()]*\))?$")
 _GLUED_RAW_REPORT = re.compile(
     rb"^ *\S.{0,15}?-\d{1,10} +\[\d{3,5}\]-0x[0-9a-f]{1,2}\d{9,19}: +\w+:"
 )
 
 _MAX_NS = (1 << 63) - 1
-_MAX_TID = (1 << 31) - 1
-_MAX_CPU = (1 << 16) - 1
+MAX_TID = (1 << 31) - 1
+"""pid_t is an int."""
+MAX_CPU = (1 << 16) - 1
+"""Far above any NR_CPUS."""
 
 
 def is_event_name(name: bytes) -> bool:
@@ -217,10 +221,10 @@ def _event_line(shape: Shape, line: bytes) -> EventLine | None:
     cpu = UNKNOWN if got.get("cpu") is None else int(got["cpu"])
     tid = got.get("tid") or got.get("pid")
     tgid = got["pid"] if got.get("tid") else got.get("tgid")
-    if time is None or cpu > _MAX_CPU:
+    if time is None or cpu > MAX_CPU:
         return None
     tid_number = UNKNOWN if tid is None else int(tid)
-    if tid_number > _MAX_TID:
+    if tid_number > MAX_TID:
         return None
     name, payload = _name_and_payload(got)
     if name is None:
@@ -240,7 +244,7 @@ def _event_line(shape: Shape, line: bytes) -> EventLine | None:
         name,
         payload,
         got.get("comm"),
-        int(tgid) if tgid and tgid.isdigit() and int(tgid) <= _MAX_TID else None,
+        int(tgid) if tgid and tgid.isdigit() and int(tgid) <= MAX_TID else None,
         got.get("buffer"),
         time[1],
         width,
