@@ -124,6 +124,8 @@ class Vcpu:
     vm        number of its VM, by first appearance; None: not known
     vcpu_id   KVM's number within the VM; None: not known
     evidence  "kvm_entry", "kvm_exit", "guest-option" or "comm"
+    label     a short name for people, no two alike: `vm0/vcpu1`, or with the thread
+              (`vcpu1[4711]`) where the VM is not known
     """
 
     vcpu: int
@@ -133,14 +135,7 @@ class Vcpu:
     vcpu_id: int | None
     comm: str | None
     evidence: str
-
-    @property
-    def label(self) -> str:
-        """A short name for people: `vm0/vcpu1`, or with the thread where needed."""
-        name = "vcpu?" if self.vcpu_id is None else f"vcpu{self.vcpu_id}"
-        if self.vm is None:
-            return f"{name}[{self.tid}]"
-        return f"vm{self.vm}/{name}"
+    label: str
 
 
 @dataclass(slots=True)

@@ -170,13 +170,17 @@ def _rows(
 
 def _costs(stimuli: Stimuli, replayed: Replayed, vcpus: int) -> Costs:
     a = replayed.automaton
-    mine = replayed.letters <= Letter.PUT_BLOCK_IF0_NOT  # loads and puts
+    # loads and puts, counted by what they met: few different pairs of set and letter
+    mine = np.flatnonzero(replayed.letters <= Letter.PUT_BLOCK_IF0_NOT)
+    shape = (vcpus, *a.next_set.shape)
+    met = (stimuli.vcpu[mine], replayed.walk.before[mine], replayed.letters[mine])
+    flat = np.ravel_multi_index(met, shape)
+    times = np.bincount(flat, minlength=int(np.prod(shape))).reshape(vcpus, -1)
 
     def total(ranges: Ranges) -> npt.NDArray[np.int64]:
         sums = [
-            np.bincount(stimuli.vcpu[mine], values[mine], minlength=vcpus)
-            for values in (replayed.least(ranges), replayed.most(ranges))
+            times @ side.ravel().astype(np.int64) for side in (ranges.min, ranges.max)
         ]
-        return np.stack(sums, axis=1).astype(np.int64)
+        return np.stack(sums, axis=1)
 
     return Costs(total(a.pir_scans), total(a.locked_ops), total(a.list_locks))

@@ -8,6 +8,7 @@ belong to one VM as long as no two of them share a vcpu_id.
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import numpy as np
 
@@ -31,7 +32,8 @@ def find_vcpus(events: Events) -> Vcpus:
         evidence[tid], vcpu_id[tid] = "guest-option", number
     for name in ("kvm_entry", "kvm_exit"):
         _by_event(events, name, evidence, vcpu_id)
-    present = set(np.unique(events.tid).tolist())
+    tid_counts = np.bincount(events.tid[events.tid >= 0])
+    present = set(np.flatnonzero(tid_counts).tolist())
     for tid, comm in info.comms.items():
         match = _COMM.match(comm)
         if match and tid not in evidence and tid in present:
@@ -44,6 +46,7 @@ def find_vcpus(events: Events) -> Vcpus:
     vm_of, known = _vms(tids, vcpu_id, info.tgids, info.guest_name)
     key = {t: (_rank(vm_of.get(t)), _rank(vcpu_id.get(t)), t) for t in tids}
     tids.sort(key=lambda t: key[t])
+    labels = _labels(tids, vm_of, vcpu_id)
     rows = [
         Vcpu(
             vcpu=i,
@@ -53,6 +56,7 @@ def find_vcpus(events: Events) -> Vcpus:
             vcpu_id=vcpu_id.get(tid),
             comm=info.comms.get(tid),
             evidence=evidence[tid],
+            label=labels[tid],
         )
         for i, tid in enumerate(tids)
     ]
@@ -60,6 +64,23 @@ def find_vcpus(events: Events) -> Vcpus:
     for row in rows:
         by_tid[row.tid] = row.vcpu
     return Vcpus(rows, known, by_tid)
+
+
+def _labels(
+    tids: list[int], vm_of: dict[int, int], vcpu_id: dict[int, int]
+) -> dict[int, str]:
+    labels = {}
+    for tid in tids:
+        name = f"vcpu{vcpu_id.get(tid, '?')}"
+        if tid in vm_of:
+            labels[tid] = f"vm{vm_of[tid]}/{name}"
+        else:
+            labels[tid] = f"{name}[{tid}]"
+    shared = Counter(labels.values())
+    return {
+        tid: label if shared[label] == 1 else f"{label}[{tid}]"
+        for tid, label in labels.items()
+    }
 
 
 def _rank(value: int | None) -> int:
@@ -72,15 +93,17 @@ def _by_event(
     rows = events.rows(name)
     tids = events.tid[rows]
     numbers = events.column(name, "vcpu_id", np.int64)
-    if numbers is not None:
-        known = events.valid(name, "vcpu_id")
-        pairs = np.unique(
-            np.stack([tids[known].astype(np.int64), numbers[known]]), axis=1
-        )
-        for tid, number in pairs.T.tolist():
-            vcpu_id.setdefault(tid, number)
-    for tid in np.unique(tids).tolist():
+    present = np.flatnonzero(np.bincount(tids[tids >= 0])).tolist()
+    for tid in present:
         evidence.setdefault(tid, name)
+    if numbers is not None:
+        known = events.valid(name, "vcpu_id") & (tids >= 0)
+        # the thread's first one: assigned last, from the end
+        first = np.full(int(tids.max(initial=0)) + 1, -1, np.int64)
+        first[tids[known][::-1]] = numbers[known][::-1]
+        for tid in present:
+            if first[tid] >= 0:
+                vcpu_id.setdefault(tid, int(first[tid]))
 
 
 def _vms(
