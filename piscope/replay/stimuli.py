@@ -142,6 +142,11 @@ def window_of(w: Windows, vcpu: Array, row: Array) -> npt.NDArray[np.int64]:
     return result
 
 
+# What a letter refers to, in one number: a window, a post (_FIRST_POST - its index), or
+# neither.
+_NEITHER, _FIRST_POST = -1, -2
+
+
 def build_stimuli(timeline: Timeline, events: Events, posted: Posted) -> Stimuli:
     """Turn a timeline into each descriptor's letters, in order.
 
@@ -150,41 +155,26 @@ def build_stimuli(timeline: Timeline, events: Events, posted: Posted) -> Stimuli
     are dropped; "none": they stay the posts by KVM that they were.
     """
     w, acts, posts = timeline.windows, timeline.acts, timeline.posts
-    parts: list[tuple[Array, Array, Array, Array, Array, Array]] = []
+    parts: list[tuple[Array, Array, Array]] = []
+    span = len(events) + 1
 
     def add(
-        vcpu: Array,
-        row: Array,
-        place: _Place,
-        what: Array | Letter,
-        *,
-        window: Array | None = None,
-        post: Array | None = None,
+        vcpu: Array, row: Array, place: _Place, what: Array | Letter, ref: Array | int
     ) -> None:
-        n = len(vcpu)
-        whole = what if isinstance(what, np.ndarray) else np.full(n, what)
-        none = np.full(n, -1, np.int64)
-        parts.append(
-            (
-                vcpu.astype(np.int64),
-                row * len(_Place) + place,
-                whole.astype(np.uint8),
-                none if window is None else window,
-                none if post is None else post,
-                row,
-            )
-        )
+        key = (vcpu.astype(np.int64) * span + row) * len(_Place) + place
+        n = len(key)
+        letter = what if isinstance(what, np.ndarray) else np.full(n, what, np.uint8)
+        refs = ref if isinstance(ref, np.ndarray) else np.full(n, ref, np.int32)
+        parts.append((key, letter.astype(np.uint8), refs.astype(np.int32)))
 
-    index = np.arange(len(w))
-    add(w.vcpu, w.put_row, _Place.LOAD_OR_PUT, _PUT_LETTER[w.reason], window=index)
-    ended = np.flatnonzero(w.load_row >= 0)
-    loads = np.flatnonzero(acts.act & _LOAD)
-    add(
-        acts.vcpu[loads],
-        acts.row[loads],
-        _Place.LOAD_OR_PUT,
-        _load_letters(acts, loads),
-    )
+    # the bulk first: it is in order already, and what follows is merged into it
+    enter, leave = (acts.act & _ENTER) != 0, (acts.act & _EXIT) != 0
+    at = np.flatnonzero(enter | leave)
+    letter = np.where(leave[at], np.uint8(Letter.EXIT), np.uint8(Letter.ENTER))
+    add(acts.vcpu[at], acts.row[at], _Place.ENTER_OR_EXIT, letter, _NEITHER)
+    # an entry that no event shows comes before the exit that does
+    at = np.flatnonzero(enter & leave)
+    add(acts.vcpu[at], acts.row[at], _Place.SYNC_AFTER, Letter.ENTER, _NEITHER)
     for bit, place in (
         (_SYNC_BEFORE, _Place.SYNC_BEFORE),
         (_SYNC_AFTER, _Place.SYNC_AFTER),
@@ -193,50 +183,37 @@ def build_stimuli(timeline: Timeline, events: Events, posted: Posted) -> Stimuli
         if bit == _SYNC_BEFORE:  # check_block looks at PIR only if it may deliver
             blocked = w.put_row[w.reason == PutReason.BLOCKING_IRQS_BLOCKED]
             at = at[~np.isin(acts.row[at], blocked)]
-        add(acts.vcpu[at], acts.row[at], place, Letter.SYNC)
-    # an entry that no event shows comes before the exit that does
-    both = (acts.act & _ENTER != 0) & (acts.act & _EXIT != 0)
-    at = np.flatnonzero(acts.act & _ENTER)
-    add(
-        acts.vcpu[at],
-        acts.row[at],
-        _Place.SYNC_AFTER,
-        np.where(both[at], Letter.ENTER, Letter.NOP),
-    )
-    only = at[~both[at]]
-    add(acts.vcpu[only], acts.row[only], _Place.ENTER_OR_EXIT, Letter.ENTER)
-    at = np.flatnonzero(acts.act & _EXIT)
-    add(acts.vcpu[at], acts.row[at], _Place.ENTER_OR_EXIT, Letter.EXIT)
+        add(acts.vcpu[at], acts.row[at], place, Letter.SYNC, _NEITHER)
+
+    index = np.arange(len(w), dtype=np.int32)
+    add(w.vcpu, w.put_row, _Place.LOAD_OR_PUT, _PUT_LETTER[w.reason], index)
+    at = np.flatnonzero(acts.act & _LOAD)
+    loads = _load_letters(acts, at)
+    add(acts.vcpu[at], acts.row[at], _Place.LOAD_OR_PUT, loads, _NEITHER)
 
     real = np.flatnonzero(posts.posted & (posts.vcpu >= 0))
     by_hardware = posts.unicast[real] if posted == "msi" else np.zeros(len(real), bool)
-    add(
-        posts.vcpu[real],
-        posts.at[real],
-        _Place.POST,
-        np.where(by_hardware, Letter.POST_HW, Letter.POST_SW_EITHER),
-        post=real,
-    )
+    letter = np.where(by_hardware, Letter.POST_HW, Letter.POST_SW_EITHER)
+    add(posts.vcpu[real], posts.at[real], _Place.POST, letter, _FIRST_POST - real)
     hidden, _ = hidden_posts(timeline)
     at = np.flatnonzero(hidden)
-    add(w.vcpu[at], w.put_row[at], _Place.HIDDEN_POST, Letter.POST_HW, window=at)
+    add(w.vcpu[at], w.put_row[at], _Place.HIDDEN_POST, Letter.POST_HW, at)
     at = np.flatnonzero((w.on_before >= 0) & (w.pir_before >= 0))
     seen = _observed(w.on_before[at], w.pir_before[at])
-    add(w.vcpu[at], w.put_row[at], _Place.OBSERVED_BEFORE, seen, window=at)
+    add(w.vcpu[at], w.put_row[at], _Place.OBSERVED_BEFORE, seen, at)
     # at the load's end ON is set if PIR holds anything (`after_clear_sn`)
-    at = ended[(w.on_load[ended] >= 0) & (w.pir_load[ended] >= 0)]
+    at = np.flatnonzero((w.load_row >= 0) & (w.on_load >= 0) & (w.pir_load >= 0))
     seen = _observed(w.on_load[at] | w.pir_load[at], w.pir_load[at])
-    add(w.vcpu[at], w.load_row[at], _Place.OBSERVED_AFTER, seen, window=at)
+    add(w.vcpu[at], w.load_row[at], _Place.OBSERVED_AFTER, seen, at)
 
-    all_vcpu, key, all_letter, all_window, all_post, all_row = (
-        np.concatenate(x) for x in zip(*parts, strict=True)
-    )
-    order = np.flatnonzero(all_letter != Letter.NOP)
-    order = order[np.argsort(key[order], kind="stable")]
-    order = order[np.argsort(all_vcpu[order].astype(np.uint16), kind="stable")]
-    vcpu = all_vcpu[order].astype(np.int32)
-    letter, row = all_letter[order], all_row[order]
-    window, post = all_window[order], all_post[order]
+    order = np.argsort(np.concatenate([part[0] for part in parts]), kind="stable")
+    key = np.concatenate([part[0] for part in parts])[order] // len(_Place)
+    letter = np.concatenate([part[1] for part in parts])[order]
+    ref = np.concatenate([part[2] for part in parts])[order].astype(np.int64)
+    vcpu = (key // span).astype(np.int32)
+    row = key - vcpu * np.int64(span)
+    window = np.where(ref >= 0, ref, -1)
+    post = np.where(ref <= _FIRST_POST, _FIRST_POST - ref, -1)
     forget = _forgets(timeline.blind, vcpu, row)
     if len(forget):
         vcpu = np.insert(vcpu, forget, vcpu[forget])
