@@ -46,15 +46,18 @@ class LossLog:
         self._last[cause] = gap
         self._gaps.append(gap)
 
-    def add_unparsed(self, loss: Loss, *, open_ended: bool) -> None:
-        """Unparsed lines; one row with those before if no event was in between."""
+    def add_unparsed(self, loss: Loss, *, goes_on: bool) -> None:
+        """Unparsed lines, up to `loss.end_ns` or, if that is None, open-ended.
+
+        `goes_on`: no event was between these lines and those before.
+        """
         last = self._last.get(loss.cause)
-        if last is not None and last.open:
+        if goes_on and last is not None and last.open:
             total = (last.loss.count or 0) + (loss.count or 0)
             last.loss = replace(last.loss, count=total, end_ns=loss.end_ns)
-            last.open = open_ended
+            last.open = loss.end_ns is None
             return
-        self.add(loss, open_ended=open_ended)
+        self.add(loss, open_ended=loss.end_ns is None)
 
     def close(self, next_event_ns: Callable[[int | None], int | None]) -> None:
         """End the open gaps at the next event of their pCPU (None: of any)."""

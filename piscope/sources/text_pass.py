@@ -159,7 +159,22 @@ class TextPass:
                 return int(earlier[-1])
             return self._latest_ns if cpu is None else self._last_ns.get(cpu)
 
-        self._log.close(first_ns)
+        unparsed = np.array(rows.unparsed, np.int64)
+        places, firsts, lines = np.unique(
+            np.searchsorted(rows.line, unparsed), return_index=True, return_counts=True
+        )
+        runs = list(zip(places.tolist(), firsts.tolist(), lines.tolist(), strict=True))
+        if not runs or runs[0][0] > 0:
+            self._log.close(first_ns)
+        for at, first, count in runs:
+            end_ns = first_ns(None, at)
+            detail = f"no known shape fits, from line {unparsed[first]} on"
+            start_ns = last_ns(None, at)
+            loss = Loss("unparsed-line", None, start_ns, end_ns, count, detail)
+            # Lines before the first event may go on where the last block ended.
+            self._log.add_unparsed(loss, goes_on=at == 0)
+            if at == 0:
+                self._log.close(first_ns)
         for line, found in rows.lost:
             at = int(np.searchsorted(rows.line, line))
             cpu, end_ns = found.cpu, first_ns(found.cpu, at)
@@ -167,18 +182,6 @@ class TextPass:
             start_ns = last_ns(cpu, at)
             loss = Loss("lost-record", cpu, start_ns, end_ns, found.count, detail)
             self._log.add(loss, open_ended=end_ns is None)
-        unparsed = np.array(rows.unparsed, np.int64)
-        places, firsts, lines = np.unique(
-            np.searchsorted(rows.line, unparsed), return_index=True, return_counts=True
-        )
-        for at, first, count in zip(
-            places.tolist(), firsts.tolist(), lines.tolist(), strict=True
-        ):
-            end_ns = first_ns(None, at)
-            detail = f"no known shape fits, from line {unparsed[first]} on"
-            start_ns = last_ns(None, at)
-            loss = Loss("unparsed-line", None, start_ns, end_ns, count, detail)
-            self._log.add_unparsed(loss, open_ended=end_ns is None)
         if block.unended:
             last_line = block.first_line + block.text.count(b"\n") - 1
             detail = f"line {last_line}, the last, has no newline: it may be cut"
