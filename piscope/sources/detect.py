@@ -78,14 +78,14 @@ def open_trace(path: str | os.PathLike[str]) -> Source:
     if Path(name).is_dir():
         return _named(lambda: _open_directory(Path(name)), name)
     try:
-        with Path(name).open("rb") as file:
-            if file.seekable():
-                return _named(lambda: _open_file(file, name), name)
-        # A named pipe, or the <(...) of a shell: to be read once, and left open.
-        stream = cast(BinaryIO, Path(name).open("rb", buffering=0))  # noqa: SIM115
+        # Opened once only: a named pipe, or the <(...) of a shell, comes once.
+        file = cast(BinaryIO, Path(name).open("rb", buffering=0))  # noqa: SIM115
     except (OSError, ValueError) as error:
         raise PiscopeError(_reason(error), path=name) from None
-    return _named(lambda: _open_file(stream, None), name)
+    if not file.seekable():
+        return _named(lambda: _open_file(file, None), name)
+    with file:
+        return _named(lambda: _open_file(file, name), name)
 
 
 # Errors and the source's own description bear the name that the user gave.
