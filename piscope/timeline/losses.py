@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from piscope.sources.raw import Array
-from piscope.tables import Events, Vcpus
+from piscope.tables import Events
 from piscope.timeline.lifecycle import Mark
 
 __all__ = (
@@ -98,44 +98,52 @@ def unplaced_losses(events: Events) -> int | None:
     return total
 
 
-def loss_marks(
-    gaps: list[Gap], row: Array, lane: Array, mark: Array, cpu: Array, vcpus: Vcpus
-) -> tuple[Array, Array, Array]:
-    """(row, lane, mark) of the marks that the gaps add to the lanes.
+def loss_marks(gaps: list[Gap], own: Marked, cpu: Array, vcpus: int) -> Marked:
+    """The marks that the gaps add to the lanes.
 
-    Takes the lanes' own marks, sorted by lane and row. A mark added at a row comes
-    before the lane's own one there.
+    Takes the lanes' own marks by lane and row, and their pCPUs. A mark added at a row
+    comes before the lane's own one there. One is added to a lane where a gap begins,
+    unless nothing happened in the lane since the pCPU's last gap; and in a gap right
+    behind each mark on its pCPU, and each switch-out on another.
     """
-    rows: list[Array] = []
-    lanes: list[Array] = []
-    marks: list[Array] = []
+    row, lane, mark = own
+    bounds = np.searchsorted(lane, np.arange(vcpus + 1))
+    rows: list[Array] = [row[:0]]
+    lanes: list[Array] = [lane[:0]]
+    marks: list[Array] = [mark[:0]]
 
     def add(at: Array, which: Array, what: Array) -> None:
-        rows.append(at.astype(np.int64))
+        rows.append(at)
         lanes.append(which.astype(np.int32))
         marks.append(what.astype(np.uint8))
 
-    everyone = np.arange(len(vcpus))
-    span = int(row.max(initial=0)) + 2
-    key = lane.astype(np.int64) * span + row
-    for gap_cpu, first, last in gaps:
-        prev = np.searchsorted(key, everyone * span + first, side="left") - 1
-        known = prev >= 0
-        known &= lane[np.maximum(prev, 0)] == everyone if len(lane) else False
-        here = known & (gap_cpu is None)
-        if len(lane):
-            here |= known & (cpu[np.maximum(prev, 0)] == gap_cpu)
-        what = np.where(here, Mark.LOST_HERE, Mark.LOST_ELSEWHERE)
-        add(np.full(len(everyone), first), everyone, what)
-        inside = (row >= first) & (row < last) & np.isin(mark, _OUT)
+    out = np.flatnonzero(np.isin(mark, _OUT))
+    by_cpu = np.argsort(cpu, kind="stable")
+    sorted_cpu = cpu[by_cpu]
+    for gap_cpu in dict.fromkeys(gap[0] for gap in gaps):
+        of_cpu = blind_rows([gap for gap in gaps if gap[0] == gap_cpu])
+        first, last = of_cpu[:, 0], of_cpu[:, 1]
+        for vcpu in range(vcpus):
+            mine = slice(bounds[vcpu], bounds[vcpu + 1])
+            if mine.start == mine.stop:
+                continue
+            prev = np.searchsorted(row[mine], first, side="left") - 1
+            at = np.flatnonzero(np.diff(prev, prepend=-2))
+            prev = prev[at]
+            here = (prev >= 0) & ((gap_cpu is None) | (cpu[mine][prev] == gap_cpu))
+            what = np.where(here, Mark.LOST_HERE, Mark.LOST_ELSEWHERE)
+            add(first[at], np.full(len(at), vcpu), what)
+        on_cpu = by_cpu
         if gap_cpu is not None:
-            inside &= cpu != gap_cpu
-        # right behind the switch-out
-        at = row[inside] + 1
-        add(at, lane[inside], np.full(len(at), Mark.LOST_ELSEWHERE))
-    if not rows:
-        empty = np.empty(0, np.int64)
-        return empty, empty.astype(np.int32), empty.astype(np.uint8)
+            ends = np.searchsorted(sorted_cpu, (gap_cpu, gap_cpu + 1))
+            on_cpu = by_cpu[ends[0] : ends[1]]
+        for which, mark_behind in (
+            (on_cpu, Mark.LOST_HERE),
+            (out, Mark.LOST_ELSEWHERE),
+        ):
+            begun = np.searchsorted(first, row[which], side="right") - 1
+            inside = which[(begun >= 0) & (row[which] < last[begun])]
+            add(row[inside] + 1, lane[inside], np.full(len(inside), mark_behind))
     return np.concatenate(rows), np.concatenate(lanes), np.concatenate(marks)
 
 

@@ -20,7 +20,9 @@ from piscope.timeline.probes import Probe, probed_vcpus
 
 __all__ = ("EXIT_REASON_HLT", "Lanes", "build_lanes")
 
-EXIT_REASON_HLT = 12  # arch/x86/include/uapi/asm/vmx.h
+# arch/x86/include/uapi/asm/vmx.h
+EXIT_REASON_EXTERNAL_INTERRUPT = 1
+EXIT_REASON_HLT = 12
 
 # include/linux/sched.h: TASK_REPORT below TASK_REPORT_MAX; 0 is running. The bit
 # above ("R+") says that the switch was a preemption.
@@ -28,7 +30,8 @@ _TASK_STATES = 0xFF
 _TASK_INTERRUPTIBLE = 0x01
 _TASK_DEAD = 0x10 | 0x20  # EXIT_DEAD, EXIT_ZOMBIE
 
-_IRQS_OFF = 0x01  # TRACE_FLAG_IRQS_OFF, include/linux/trace_events.h
+# TRACE_FLAG_*, include/linux/trace_events.h
+_IRQS_OFF, _HARDIRQ, _SOFTIRQ = 0x01, 0x08, 0x10
 
 # Emitted by KVM on behalf of a loaded vCPU, from its own thread.
 _IN_KVM = ("kvm_pio", "kvm_mmio", "kvm_page_fault", "kvm_inj_virq", "kvm_eoi")
@@ -69,11 +72,12 @@ def build_lanes(
     own, incoming = _marks_of_rows(events, vcpus, probes)
     row, lane, mark = merged_marks(own, incoming)
     if gaps:
-        lost = loss_marks(gaps, row, lane, mark, events.cpu[row], vcpus)
+        lost = loss_marks(gaps, (row, lane, mark), events.cpu[row], len(vcpus))
         row, lane, mark = merged_marks(lost, (row, lane, mark))
         row = np.minimum(row, max(len(events) - 1, 0))
     starts = np.searchsorted(lane, np.arange(len(vcpus)))
-    quiet, off_until_ns = _between(events, vcpus, row, lane, mark)
+    reason = _exit_reasons(events, row, mark)
+    quiet, off_until_ns = _between(events, vcpus, row, lane, reason)
     result = Lanes(
         mark=mark,
         row=row,
@@ -81,7 +85,7 @@ def build_lanes(
         cpu=events.cpu[row],
         lane=lane,
         starts=starts.astype(np.int64),
-        reason=_exit_reasons(events, row, mark),
+        reason=reason,
         unsure_sleep=np.zeros(len(row), np.bool_),
         quiet=quiet,
         off_until_ns=off_until_ns,
@@ -134,12 +138,14 @@ def _marks_of_rows(
 
 
 def _between(
-    events: Events, vcpus: Vcpus, row: Array, lane: Array, mark: Array
+    events: Events, vcpus: Vcpus, row: Array, lane: Array, reason: Array
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
     """What the thread traced between each mark and its next one.
 
     quiet: nothing. off_until_ns: the last instant up to which all of it says that
-    IRQs were off.
+    IRQs were off. An interrupt handler runs with IRQs off, but they were on when it
+    came; only the one that ended the guest's run is called with IRQs still off
+    (vmx_handle_exit_irqoff).
     """
     n = len(row)
     is_mark = np.zeros(len(events), np.bool_)
@@ -160,14 +166,27 @@ def _between(
     off_until_ns = events.ts_ns[row]
     some = np.flatnonzero(last > first)
     if len(some) and events.info.events_flags:
-        on = (events.flags[other] & _IRQS_OFF) == 0
-        nxt = np.where(on, np.arange(len(on)), len(on))
-        nxt = np.minimum.accumulate(nxt[::-1])[::-1]
-        end = np.minimum(nxt[first[some]], last[some])
+        flags = events.flags[other]
+        on = ((flags & _IRQS_OFF) == 0) | ((flags & _SOFTIRQ) != 0)
+        inline = reason[some] == EXIT_REASON_EXTERNAL_INTERRUPT
+        nxt = np.where(
+            inline,
+            _next_true(on)[first[some]],
+            _next_true(on | ((flags & _HARDIRQ) != 0))[first[some]],
+        )
+        end = np.minimum(nxt, last[some])
         proven = end > first[some]
         some, end = some[proven], end[proven]
         off_until_ns[some] = events.ts_ns[other[end - 1]]
     return last == first, off_until_ns
+
+
+def _next_true(values: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """The first true index from each index on; the length where there is none."""
+    n = len(values)
+    at = np.where(values, np.arange(n), n)
+    result: npt.NDArray[np.int64] = np.minimum.accumulate(at[::-1])[::-1]
+    return result
 
 
 def _own_marks(

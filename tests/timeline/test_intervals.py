@@ -1,0 +1,124 @@
+"""Each vCPU's life is tiled: without gap or overlap, whatever the trace holds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from timeline.scene import HARDIRQ, HLT, IRQS_OFF, PREEMPTED, Scene
+from timeline.streams import scenes
+
+from piscope.tables import Kind, PutReason, Timeline
+
+
+def assert_tiled(t: Timeline) -> None:
+    """Every vCPU's intervals cover the whole span once, in order."""
+    i = t.intervals
+    begin_ns, end_ns = t.span_ns
+    for vcpu in range(len(t.vcpus)):
+        mine = np.flatnonzero(i.vcpu == vcpu)
+        assert len(mine), f"vCPU {vcpu} has no interval"
+        assert (np.diff(mine) == 1).all(), "vCPU after vCPU"
+        assert i.start_ns[mine[0]] == begin_ns
+        assert i.end_ns[mine[-1]] == end_ns
+        assert (i.end_ns[mine[:-1]] == i.start_ns[mine[1:]]).all()
+        assert (i.end_ns[mine] > i.start_ns[mine]).all() or begin_ns == end_ns
+    assert i.kind.max(initial=0) < len(Kind)
+
+
+def assert_windows_fit(t: Timeline, n_events: int) -> None:
+    """Windows of a vCPU follow one another, and end at a load or where it is lost."""
+    w = t.windows
+    assert (w.load_ns >= w.put_ns).all()
+    assert (w.end_row >= w.put_row).all()
+    assert (w.end_row <= n_events).all()
+    ended = w.load_row >= 0
+    assert (w.load_row[ended] == w.end_row[ended]).all()
+    assert (w.load_cpu[~ended] == -1).all()
+    same = w.vcpu[1:] == w.vcpu[:-1]
+    assert (w.end_row[:-1][same] <= w.put_row[1:][same]).all()
+    assert (w.load_ns[:-1][same] <= w.put_ns[1:][same]).all()
+    assert w.reason.max(initial=0) < len(PutReason)
+
+
+@settings(max_examples=300, deadline=None)
+@given(scenes())
+def test_any_stream_is_tiled(scene: Scene) -> None:
+    events = scene.events()
+    t = scene.timeline()
+    assert_tiled(t)
+    assert_windows_fit(t, len(events))
+    a = t.acts
+    assert (np.diff(a.vcpu) >= 0).all()
+    assert (np.diff(a.row)[np.diff(a.vcpu) == 0] >= 0).all()
+    assert (np.diff(t.posts.at) >= 0).all()
+
+
+def test_irqs_off_are_proven_by_events_only() -> None:
+    #   exit  | kvm_msr, IRQs off |  kvm_apic, IRQs on  | entry
+    #   host-irqs-off             | host                | guest
+    scene = Scene()
+    a = scene.vcpu(0)
+    a.enter()
+    exit_ns = a.exit(32)
+    off_ns = a.event("kvm:kvm_msr", IRQS_OFF, write=1, ecx=0x6E0, data=0)
+    a.event("kvm:kvm_apic", rw=1, reg=0x300, val=0)
+    a.enter()
+    scene.tick()
+    i = scene.timeline().intervals
+    off = np.flatnonzero(i.kind == Kind.HOST_IRQS_OFF)
+    assert i.start_ns[off].tolist() == [exit_ns]
+    assert i.end_ns[off].tolist() == [off_ns]
+    assert i.reason[off].tolist() == [32]
+
+
+@pytest.mark.parametrize(("reason", "proven"), [(1, True), (30, False)])
+def test_an_interrupt_shows_that_irqs_were_on(reason: int, proven: bool) -> None:
+    # its handler runs with IRQs off; only the interrupt that ended the guest's run is
+    # handled before they go on (EXTERNAL_INTERRUPT)
+    scene = Scene()
+    a = scene.vcpu(0)
+    a.enter()
+    a.exit(reason)
+    a.event("irq:irq_handler_entry", IRQS_OFF | HARDIRQ, irq=4, name="timer")
+    a.event("irq:irq_handler_exit", IRQS_OFF | HARDIRQ, irq=4)
+    a.enter()
+    scene.tick()
+    kinds = scene.timeline().intervals.kind
+    assert (Kind.HOST_IRQS_OFF in kinds) == proven
+
+
+def test_traces_without_flags_prove_nothing() -> None:
+    scene = Scene(events_flags=False)
+    a = scene.vcpu(0)
+    a.enter()
+    a.exit(32)
+    a.event("kvm:kvm_eoi", apicid=0, vector=0x41)
+    a.enter()
+    scene.tick()
+    assert Kind.HOST_IRQS_OFF not in scene.timeline().intervals.kind
+
+
+def test_a_vcpu_without_any_event_of_its_own_is_unknown_throughout() -> None:
+    scene = Scene(guest_threads={100: 0, 101: 1})
+    scene.vcpu(0).enter()
+    scene.tick()
+    i = scene.timeline().intervals
+    assert i.kind[i.vcpu == 1].tolist() == [Kind.UNKNOWN]
+    assert not i.certain[i.vcpu == 1].any()
+
+
+def test_the_pcpu_of_an_interval() -> None:
+    scene = Scene()
+    a = scene.vcpu(0, cpu=3)
+    a.run()
+    a.enter()
+    a.exit(HLT)
+    a.out(PREEMPTED)
+    a.into(cpu=5)
+    a.enter()
+    scene.tick()
+    i = scene.timeline().intervals
+    where = {Kind(k).label: c for k, c in zip(i.kind, i.cpu, strict=True)}
+    assert where["preempted"] == -1
+    assert where["guest"] == 5

@@ -1,0 +1,195 @@
+"""Lost events: what they leave open, and that nothing inside a gap is certain.
+
+cpu 0   ---x  x x                 events lost from s to e
+           s........e
+a vCPU on cpu 0 at s               unknown from s on
+a vCPU on no pCPU in s..e          unknown: it may have run on cpu 0 unseen
+a vCPU on cpu 1                    goes on
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from timeline.scene import HLT, PREEMPTED, SLEEPS, Scene
+from timeline.streams import scenes
+
+from piscope.sources.raw import Loss
+from piscope.tables import Kind
+from piscope.timeline.losses import blind_rows, loss_gaps, unplaced_losses
+
+
+def kind_at(scene: Scene, ts_ns: int, vcpu: int = 0) -> str:
+    i = scene.timeline().intervals
+    at = (i.vcpu == vcpu) & (i.start_ns <= ts_ns) & (ts_ns < i.end_ns)
+    return Kind(int(i.kind[at][0])).label
+
+
+def two_in_guest() -> Scene:
+    """vCPU 0 in its guest on pCPU 0, vCPU 1 on pCPU 1, for a while."""
+    scene = Scene()
+    scene.vcpu(0, cpu=0).enter()
+    scene.vcpu(1, cpu=1).enter()
+    for _ in range(20):
+        scene.tick(cpu=0)
+        scene.tick(cpu=1)
+    return scene
+
+
+def test_who_was_on_the_pcpu_is_unknown_and_the_other_goes_on() -> None:
+    scene = two_in_guest()
+    scene.lose(0, 10_500, 20_500)
+    assert kind_at(scene, 9_000) == "guest"
+    assert kind_at(scene, 12_000) == "unknown"
+    assert kind_at(scene, 30_000) == "unknown"
+    assert kind_at(scene, 12_000, vcpu=1) == "guest"
+
+
+def test_a_loss_on_no_known_pcpu_concerns_all() -> None:
+    scene = two_in_guest()
+    scene.lose(None, 10_500, 20_500)
+    assert kind_at(scene, 12_000, vcpu=0) == "unknown"
+    assert kind_at(scene, 12_000, vcpu=1) == "unknown"
+
+
+def test_who_was_off_may_have_run_unseen() -> None:
+    scene = Scene()
+    a = scene.vcpu(0, cpu=1)
+    a.run()
+    a.enter()
+    a.exit(HLT)
+    a.out(SLEEPS)
+    put_ns = scene.now_ns
+    for _ in range(10):
+        scene.tick(cpu=1)
+    scene.lose(0, 6_500, 8_500)
+    a.into()
+    a.wakeup()
+    a.enter()
+    scene.tick()
+    t = scene.timeline()
+    assert kind_at(scene, 5_500) == "blocked"
+    assert kind_at(scene, 7_500) == "unknown"
+    # its window is known up to the loss only
+    assert t.windows.put_ns.tolist() == [put_ns]
+    assert t.windows.load_row.tolist() == [-1]
+    assert put_ns < t.windows.load_ns[0] <= 8_000
+
+
+def test_who_is_switched_out_within_a_gap_is_lost_there() -> None:
+    scene = Scene()
+    a = scene.vcpu(0, cpu=1)
+    a.enter()
+    a.exit()
+    a.out(PREEMPTED)
+    for _ in range(5):
+        scene.tick(cpu=1)
+    a.into()
+    a.enter()
+    scene.tick()
+    scene.lose(0, 1_500, 6_500)
+    assert kind_at(scene, 2_500) == "host"
+    assert kind_at(scene, 5_500) == "unknown"
+
+
+def test_an_entry_makes_it_known_again() -> None:
+    scene = two_in_guest()
+    scene.lose(0, 10_500, 20_500)
+    entered_ns = scene.vcpu(0, cpu=0).enter()
+    scene.tick()
+    assert kind_at(scene, entered_ns) == "guest"
+
+
+def test_the_window_of_a_known_vcpu_survives_a_loss_elsewhere() -> None:
+    # in userspace on pCPU 1 all the time: it can't be loaded elsewhere
+    scene = Scene()
+    a = scene.vcpu(0, cpu=1)
+    a.run()
+    a.enter()
+    a.exit()
+    a.leave()
+    for _ in range(5):
+        scene.tick(cpu=1)
+    load_ns = a.run()
+    a.enter()
+    scene.tick()
+    scene.lose(0, 6_500, 8_500)
+    w = scene.timeline().windows
+    assert w.load_ns.tolist() == [load_ns]
+
+
+def test_an_overwritten_beginning_is_a_gap_from_the_start() -> None:
+    # pCPU 1's buffer begins later than pCPU 0's
+    scene = two_in_guest()
+    scene.losses.append(Loss("overwritten", 1, None, 20_500, 7))
+    events = scene.events()
+    assert loss_gaps(events) == [(1, 0, 20)]
+    assert kind_at(scene, 30_000, vcpu=0) == "guest"
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"), [((3,), 3), ((3, 4), 7), ((3, None), None), ((), 0)]
+)
+def test_losses_without_a_place_are_counted(
+    counts: tuple[int | None, ...], expected: int | None
+) -> None:
+    scene = two_in_guest()
+    for count in counts:
+        scene.losses.append(Loss("cpustat-mismatch", None, None, None, count))
+    assert unplaced_losses(scene.events()) == expected
+
+
+def test_without_place_and_number_nothing_is_certain() -> None:
+    scene = Scene()
+    a = scene.vcpu(0)
+    a.run()
+    a.enter()
+    a.exit()
+    a.leave()
+    a.run()
+    a.enter()
+    scene.tick()
+    scene.losses.append(Loss("truncated"))
+    t = scene.timeline()
+    assert len(t.windows) == 1
+    assert not t.windows.certain.any()
+    assert not t.intervals.certain.any()
+
+
+rows = st.integers(0, 50)
+
+
+@given(st.lists(st.tuples(st.sampled_from((None, 0, 1)), rows, rows), max_size=12))
+def test_blind_rows_are_the_union_of_all_gaps(
+    drawn: list[tuple[int | None, int, int]],
+) -> None:
+    gaps = [(cpu, min(a, b), max(a, b)) for cpu, a, b in drawn]
+    blind = blind_rows(gaps)
+    covered = {r for _, first, last in gaps for r in range(first, last)}
+    assert {r for first, last in blind.tolist() for r in range(first, last)} == covered
+    assert (blind[1:, 0] > blind[:-1, 1]).all(), "ascending, and no two touch"
+    # an instant between two rows at which events were lost is not forgotten
+    for _, first, last in gaps:
+        assert ((blind[:, 0] <= first) & (last <= blind[:, 1])).any()
+
+
+@settings(max_examples=150, deadline=None)
+@given(scenes())
+def test_what_is_certain_in_a_gap_ran_on_another_pcpu(scene: Scene) -> None:
+    events = scene.events()
+    i = scene.timeline().intervals
+    off = np.isin(i.kind, (Kind.PREEMPTED, Kind.BLOCKED, Kind.ASLEEP))
+    for cpu, first, last in loss_gaps(events):
+        if last - first < 2:
+            continue
+        start_ns, end_ns = events.ts_ns[first], events.ts_ns[last - 1]
+        inside = (i.start_ns < end_ns) & (i.end_ns > start_ns) & (start_ns < end_ns)
+        # nobody stays switched out through rows that may hide its return
+        whole = inside & (i.start_ns <= start_ns) & (i.end_ns >= end_ns)
+        assert not (whole & off & (i.start_ns < start_ns)).any()
+        running = inside & (i.kind == Kind.GUEST) & (i.start_ns < start_ns)
+        running &= i.end_ns > start_ns
+        assert cpu is not None or not running.any()
+        assert not (running & (i.cpu == cpu)).any()
