@@ -107,7 +107,9 @@ class TextSource:
 
 
 def _info(source: TextBytes, judged: Judgement) -> TraceInfo:
-    columns = f"{judged.flags_width} flag columns" if judged.flags_width else "no flags"
+    columns = "raw flags" if judged.has_flags else "no flags"
+    if judged.flags_width:
+        columns = f"{judged.flags_width} flag columns"
     packed = f", {source.wrapper}" if source.wrapper else ""
     ticks = judged.fraction_digits == 0
     info = TraceInfo(
@@ -120,7 +122,7 @@ def _info(source: TextBytes, judged: Judgement) -> TraceInfo:
         ts_resolution_ns=1000 if judged.fraction_digits == 6 else 1,
         host_cpus=judged.host_cpus,
         command=judged.command,
-        events_flags=judged.flags_width > 0,
+        events_flags=judged.has_flags,
     )
     notes = info.notes
     if ticks:

@@ -63,7 +63,7 @@ class Judgement:
     layout      their columns; None: no fast form, line by line
     whens       which wordings the events can have; "plugins" unless the text shows
                 that libtraceevent's plugins did not reword them
-    has_cpu, has_tid, has_comm   whether the lines show them
+    has_cpu, has_tid, has_comm, has_flags   whether the lines show them
     overwritten (entries in the buffer, entries written) where the header tells
     """
 
@@ -74,6 +74,7 @@ class Judgement:
     has_cpu: bool
     has_tid: bool
     has_comm: bool
+    has_flags: bool
     fraction_digits: int
     flags_width: int
     overwritten: tuple[int, int] | None = None
@@ -121,6 +122,7 @@ def judge(text: bytes, name: str | None) -> Judgement:
     has_cpu = sum(event.cpu != UNKNOWN for event in typical) > most
     has_tid = sum(event.tid != UNKNOWN for event in typical) > most
     has_tgid = sum(event.tgid is not None for event in typical) > most
+    has_flags = sum(event.flags is not None for event in typical) > most
     raw_flags = any(
         event.flags is not None and not event.flags_width for event in events
     )
@@ -144,6 +146,7 @@ def judge(text: bytes, name: str | None) -> Judgement:
         has_cpu=has_cpu,
         has_tid=has_tid,
         has_comm=sum(event.comm is not None for event in typical) > most,
+        has_flags=has_flags,
         fraction_digits=digits,
         flags_width=width,
         overwritten=None if entries is None else (int(entries[1]), int(entries[2])),

@@ -37,7 +37,8 @@ PROBE_HEAD = re.compile(
 
 _MAX_COLUMNS = 128  # MAX_TRACE_ARGS of kernel/trace/trace_probe.h
 _HEAD = re.compile(rb"\(([^()]{1,256})\) ?")
-_PAIR = re.compile(rb"(?<![\w.])([A-Za-z_]\w{0,63})=(.*?)(?=,? +[A-Za-z_]\w{0,63}=|$)")
+# One blank in the look-ahead, not a run of them: a run would be walked over and over.
+_PAIR = re.compile(rb"(?<![\w.])([A-Za-z_]\w{0,63})=(.*?)(?=,? [A-Za-z_]\w{0,63}=|$)")
 # A number, with the unit or the call address that may follow it.
 _VALUE = re.compile(
     rb"(0x[0-9a-f]{1,16}|-?\d{1,20})(?:,?|,? +(?:\[|[0-9a-f]{6,16} ).*)"
@@ -124,7 +125,8 @@ class PairReader:
             if head is not None:
                 pairs = {k: v[0] for k, v in _probe_place([head[1]]).items()}
             start = 0 if head is None else head.end()
-            for key, value in _PAIR.findall(text, start) or _hex_pairs(text):
+            for key, raw_value in _PAIR.findall(text, start) or _hex_pairs(text):
+                value = raw_value.strip()
                 number = _VALUE.fullmatch(value)
                 pairs[key.decode()] = value if number is None else number[1]
             for name, value in pairs.items():
