@@ -45,7 +45,7 @@ class Lane:
     first_ns  time of the first event; None: none yet
     last_ns   time of the last event so far; None: none yet
     next_ns   time stamp of the next sub-buffer; None: there is none
-    page_ns   what a sub-buffer spans, by the last batch
+    page_ns   what a sub-buffer spans, by the last batch; 0: none was read yet
     missed_known   events that sub-buffers' flags count as lost
     missed_inside  whether some were lost after its first event
     """
@@ -59,7 +59,7 @@ class Lane:
     first_ns: int | None = None
     last_ns: int | None = None
     next_ns: int | None = None
-    page_ns: int = 1
+    page_ns: int = 0
     missed_known: int = 0
     missed_inside: bool = False
     done: bool = False
@@ -144,21 +144,34 @@ def _pages_in_batch(page_size: int) -> int:
     return max(_LEAST_PAGES, _BATCH_BYTES // page_size)
 
 
-# Deal the batch's room out to the lanes, always to the one that is furthest behind
-# as far as its sub-buffers' usual span tells, and read each lane's share at once.
+# Sub-buffers that each lane gets of a batch. They are dealt out, always to the lane
+# that is furthest behind, as far as the usual span of its sub-buffers tells; where
+# that is not known yet, evenly.
+def _shares(lanes: list[Lane], room: int) -> list[int]:
+    shares = [0] * len(lanes)
+    left = room
+    if any(lane.page_ns == 0 for lane in lanes):
+        grain = max(1, room // len(lanes))
+        for i in sorted(range(len(lanes)), key=lambda i: lanes[i].reached_ns):
+            shares[i] = min(grain, left)
+            left -= shares[i]
+        return shares
+    grain = max(1, room // (_DEALS * len(lanes)))
+    heap = [(lane.reached_ns, i) for i, lane in enumerate(lanes)]
+    heapq.heapify(heap)
+    while left > 0:
+        at, i = heap[0]
+        dealt = min(grain, left)
+        shares[i] += dealt
+        left -= dealt
+        heapq.heapreplace(heap, (at + dealt * lanes[i].page_ns, i))
+    return shares
+
+
 def _fill(data: Bytes, lanes: list[Lane]) -> Batch:
     size = lanes[0].page_size
     room = len(data) // size
-    grain = max(1, room // (_DEALS * len(lanes)))
-    shares = [0] * len(lanes)
-    heap = [(lane.reached_ns, i) for i, lane in enumerate(lanes)]
-    heapq.heapify(heap)
-    left = room
-    while left > 0:
-        at, i = heap[0]
-        shares[i] += min(grain, left)
-        left -= min(grain, left)
-        heapq.heapreplace(heap, (at + grain * lanes[i].page_ns, i))
+    shares = _shares(lanes, room)
     parts: list[Part] = []
     available: list[Index] = []
     places: list[Index] = []

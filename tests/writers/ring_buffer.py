@@ -115,7 +115,7 @@ def pages_of(
                 yield page_of(shape, start, data, missed.get(number, False))
                 number, count, data = number + 1, 0, b""
         if count == 0:
-            start = last = ts - shape.padding
+            start = last = max(0, ts - shape.padding)
             entry = entry_of(shape, record, ts, last)
         data += entry
         last, count = ts, count + 1

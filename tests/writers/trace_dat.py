@@ -79,7 +79,7 @@ class Recording:
         return self.u(form, len(text)) + text
 
     def clock_text(self) -> bytes:
-        words = ["local", "global", "counter", "mono", "x86-tsc"]
+        words = ["local", "global", "counter", "uptime", "mono", "mono_raw", "x86-tsc"]
         shown = [f"[{w}]" if w == self.clock else w for w in words]
         return " ".join(shown).encode() + b"\n\0"
 
