@@ -144,17 +144,6 @@ def _carried_reason(lanes: Lanes, kind: npt.NDArray[np.uint8]) -> npt.NDArray[np
     return reason
 
 
-def _without_empty(intervals: Intervals) -> Intervals:
-    """Drop intervals of no length, but keep at least one of each vCPU."""
-    keep = intervals.end_ns > intervals.start_ns
-    lone = np.ones(len(intervals), np.bool_)
-    lone[1:] = intervals.vcpu[1:] != intervals.vcpu[:-1]
-    some = np.zeros(int(intervals.vcpu.max(initial=-1)) + 1, np.bool_)
-    some[intervals.vcpu[keep]] = True
-    keep |= lone & ~some[intervals.vcpu]
-    return _picked(intervals, np.flatnonzero(keep))
-
-
 def _picked(intervals: Intervals, at: npt.NDArray[np.int64]) -> Intervals:
     return Intervals(
         *(getattr(intervals, name)[at] for name in Intervals.__dataclass_fields__)
@@ -164,18 +153,27 @@ def _picked(intervals: Intervals, at: npt.NDArray[np.int64]) -> Intervals:
 def _split_irqs_off(
     intervals: Intervals, off_until_ns: npt.NDArray[np.int64]
 ) -> Intervals:
-    """Part each stretch in KVM after a VM-exit where IRQs are proven to be off."""
+    """Part each stretch in KVM after a VM-exit where IRQs are proven to be off.
+
+    What has no length is dropped, but each vCPU keeps at least one interval.
+    """
     off_until_ns = np.minimum(off_until_ns, intervals.end_ns)
     in_kvm = (intervals.kind == Kind.HOST) | (intervals.kind == Kind.POLL)
-    exits = np.flatnonzero(in_kvm & (off_until_ns > intervals.start_ns))
-    off_until_ns = off_until_ns[exits]
-    if not len(exits):
-        return _without_empty(intervals)
-    # each parted interval twice: the second copy begins where IRQs may be on
-    order = np.sort(np.concatenate([np.arange(len(intervals)), exits]))
-    result = _picked(intervals, order)
-    first = np.searchsorted(order, exits)
+    parted = in_kvm & (off_until_ns > intervals.start_ns)
+    some = intervals.end_ns > intervals.start_ns
+    lone = np.ones(len(intervals), np.bool_)
+    lone[1:] = intervals.vcpu[1:] != intervals.vcpu[:-1]
+    any_left = np.zeros(int(intervals.vcpu.max(initial=-1)) + 1, np.bool_)
+    any_left[intervals.vcpu[some]] = True
+    some |= lone & ~any_left[intervals.vcpu]
+    # a parted interval twice, if IRQs may be on at its end
+    times = some.astype(np.int8)
+    times += parted & (off_until_ns < intervals.end_ns)
+    result = _picked(intervals, np.repeat(np.arange(len(intervals)), times))
+    first = np.cumsum(times, dtype=np.int64)[parted] - times[parted]
+    until = off_until_ns[parted]
     result.kind[first] = Kind.HOST_IRQS_OFF
-    result.end_ns[first] = off_until_ns
-    result.start_ns[first + 1] = off_until_ns
-    return _without_empty(result)
+    result.end_ns[first] = until
+    second = times[parted] == 2
+    result.start_ns[first[second] + 1] = until[second]
+    return result
