@@ -9,7 +9,7 @@ quite monotonic may step back a little; a damaged time stamp is off by any amoun
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 import numpy as np
 import numpy.typing as npt
@@ -98,7 +98,7 @@ def _judge_part(located: Located, part: Part, wrong: Mask, log: LossLog) -> None
         good.append(page)
         reached = stamp
     # Of the others, what lies far behind the next good sub-buffer's beginning.
-    for page, next_page in zip(good, [*good[1:], None], strict=True):
+    for page, next_page in zip_longest(good, good[1:]):
         limit = lane.next_ns if next_page is None else int(located.page_ns[next_page])
         if limit is None or limit < int(located.page_ns[page]):
             continue
