@@ -130,7 +130,13 @@ def find(
     possible[direct] |= hit_bits(Hit.LATCHED)
 
     # --- what the timeline itself is not sure of
+    if len(w):
+        sure &= ~unloaded | w.certain[at]
     possible[~sure & ~hidden] |= hit_bits(Hit.UNKNOWN)
+    nowhere = (
+        ~unloaded & (kind == Kind.UNKNOWN) & ((possible & hit_bits(Hit.HOST)) != 0)
+    )
+    possible[nowhere] |= hit_bits(Hit.UNLOADED_HOST, Hit.WRONG_VCPU)
     notified = (possible & hit_bits(*_SENT)) != 0
     return Findings(
         stimulus=post,

@@ -54,7 +54,9 @@ def summarize_policy(
     # a policy that leaves some window open can have sent anything into it.
     slack = timeline.unplaced_losses
     open_slack = slack if unloaded.max + unseen else 0
-    reason = w.reason[np.maximum(f.window, 0)] if len(w) else f.kind
+    # outside of any window, but maybe not loaded: where the trace lost the vCPU
+    reason = np.full(len(f), PutReason.UNKNOWN, np.uint8)
+    reason[f.window >= 0] = w.reason[f.window[f.window >= 0]]
 
     return PolicySummary(
         name=result.policy,
@@ -73,7 +75,7 @@ def summarize_policy(
         outcomes={hit.label: count(hit) for hit in Hit},
         unloaded_by_reason=_grouped(
             lambda m: count(*UNLOADED, where=m),
-            {p.label: (reason == p) & (f.window >= 0) for p in PutReason},
+            {p.label: reason == p for p in PutReason},
         ),
         residual_by_state=_grouped(
             lambda m: count(Hit.HOST, where=m),

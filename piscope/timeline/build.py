@@ -48,6 +48,7 @@ def build_timeline(events: Events) -> Timeline:
     before = walk(lanes.mark, lanes.starts, after)
     life = after[before, lanes.mark]
     act = acts[before, lanes.mark]
+    act[lanes.unsure_sleep] |= np.uint8(Act.UNSURE)
     unplaced = unplaced_losses(events)
     if unplaced is None:
         act = act | np.uint8(Act.UNSURE)

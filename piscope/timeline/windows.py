@@ -77,7 +77,6 @@ def find_windows(
     for mark, why in _REASON_OF_MARK.items():
         reason[lanes.mark[puts] == mark] = why
     certain = (act[puts] & Act.UNSURE) == 0
-    certain &= ~lanes.unsure_sleep[puts]
     if not userspace_visible:
         certain &= lanes.mark[puts] == Mark.OUT_BLOCK
     certain &= ~_may_wait_for_sipi(lanes, puts)
