@@ -94,6 +94,7 @@ class Feature(IntEnum):
     NRCPUS = 7
     CMDLINE = 11
     EVENT_DESC = 12
+    COMPRESSED = 27
 
 
 CLOCK_NAMES = {0: "real", 1: "mono", 4: "mono_raw", 7: "boot", 11: "tai"}

@@ -237,10 +237,9 @@ def open_perf_data(path_or_file: str | os.PathLike[str] | BinaryIO) -> PerfDataS
         mark = header.mark
         extents = [Extent(source, header.data_offset, header.data_size, mark, names[0])]
         extents += [Extent(part, 0, None, mark, name) for name, part in parts]
-        form = "directory" if parts else header.form
         info = TraceInfo(
             path=path,
-            format="perf.data" if form == "file" else f"perf.data ({form})",
+            format=_format("directory" if parts else header.form, header),
             kind="perf.data",
             size_bytes=_total_bytes(source, parts),
         )
@@ -252,6 +251,13 @@ def open_perf_data(path_or_file: str | os.PathLike[str] | BinaryIO) -> PerfDataS
         if error.path is None:
             error.path = path
         raise
+
+
+def _format(form: str, header: PerfHeader) -> str:
+    words = [] if form == "file" else [form]
+    if Feature.COMPRESSED in header.features:
+        words.append("zstd")
+    return f"perf.data ({', '.join(words)})" if words else "perf.data"
 
 
 def _total_bytes(source: PerfBytes, parts: list[tuple[str, PerfBytes]]) -> int | None:

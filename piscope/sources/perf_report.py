@@ -65,7 +65,7 @@ def report_pass(
 #
 # With a PERIOD in the sample and without -F, the kernel writes a sample for every
 # event, even with -c 100: the PERIOD is then the event's own weight, 1 for nearly
-# all. "events: Don't divide events if it has field period" (5d81e5cfb37a, v3.2).
+# all. Since "events: Don't divide events if it has field period" (v3.2).
 def _report_sampling(
     attr: PerfAttr, event: tuple[str, str], index: int, tally: Tally, losses: LossLog
 ) -> None:

@@ -6,6 +6,7 @@ To be read beside include/uapi/linux/perf_event.h, enum perf_event_type.
 from __future__ import annotations
 
 import struct
+from collections import Counter
 
 import numpy as np
 
@@ -30,6 +31,7 @@ _READ = (
 _TASK_COMM_LEN = 16
 # PERF_RECORD_MISC_LOST_SAMPLES_BPF: the samples were dropped by a filter, on purpose.
 _MISC_LOST_BY_FILTER = 1 << 15
+_TOTALS_SHOWN = 5
 _MAX_TASKS = 1 << 22  # PID_MAX_LIMIT
 
 
@@ -43,6 +45,8 @@ class SideRecords:
         self._attr_names = header.attr_names
         self._attr_of_id = header.attr_of_id
         self._last_ns: dict[int, int] = {}  # pCPU -> its latest sample
+        self._told = 0  # lost events, by LOST records
+        self._totals: Counter[str] = Counter()  # event -> lost, by perf's totals
         self._throttled: dict[int | None, int | None] = {}  # pCPU -> since when
         # Which attr's trailer a record has is told by an id inside that trailer. perf
         # sees to it that all attrs agree, but for the ids themselves.
@@ -83,6 +87,7 @@ class SideRecords:
         """What is still open when the recording ends."""
         for cpu, since in self._throttled.items():
             self._add_throttled(cpu, since, None)
+        self._report_totals()
 
     # COMM { u32 pid, u32 tid, char comm[] }
     def _comm(self, record: bytes) -> None:
@@ -114,6 +119,7 @@ class SideRecords:
             return
         _, count = struct.unpack_from(self._mark + "QQ", record, 8)
         cpu, end_ns = self._where(record)
+        self._told += int(count)
         self._losses.add(
             "lost-record",
             "the ring buffer was full (PERF_RECORD_LOST)",
@@ -123,8 +129,9 @@ class SideRecords:
             count=int(count),
         )
 
-    # LOST_SAMPLES { u64 lost }: at once by the kernel where the hardware drops
-    # samples, and since perf 6.2 once for each event at the end of the recording.
+    # LOST_SAMPLES { u64 lost }: at once by the kernel where the hardware drops samples;
+    # and without a time, for each event at the end, by perf since "perf record: Read
+    # and inject LOST_SAMPLES events" (v6.1).
     def _lost_samples(
         self, record: bytes, misc: int, samples: Samples | None, at: int
     ) -> None:
@@ -132,25 +139,39 @@ class SideRecords:
             return
         (count,) = struct.unpack_from(self._mark + "Q", record, 8)
         cpu, end_ns = self._where(record)
-        if count == 0:
-            return
         if end_ns:
-            detail = "samples were dropped (PERF_RECORD_LOST_SAMPLES)"
-        else:
-            number = self._from_end(record, SampleType.IDENTIFIER)
-            name = self._attr_names.get(self._attr_of_id.get(number or 0, -1), "")
-            detail = (
-                f"perf's own total at the end {f'for {name} ' if name else ''}"
-                "(PERF_RECORD_LOST_SAMPLES); LOST records may count the same events"
+            self._losses.add(
+                "lost-samples",
+                "samples were dropped (PERF_RECORD_LOST_SAMPLES)",
+                cpu=cpu,
+                start_ns=self._before(cpu, samples, at),
+                end_ns=end_ns,
+                count=int(count),
             )
-        self._losses.add(
-            "lost-samples",
-            detail,
-            cpu=cpu if end_ns else None,
-            start_ns=self._before(cpu, samples, at) if end_ns else None,
-            end_ns=end_ns or None,
-            count=int(count),
-        )
+        elif count:
+            number = self._from_end(record, SampleType.IDENTIFIER)
+            name = self._attr_names.get(self._attr_of_id.get(number or 0, -1), "?")
+            self._totals[name] += int(count)
+
+    # The totals at the end count again what LOST records told when it happened, but
+    # also what was lost last, when no event came any more to be written behind it.
+    def _report_totals(self) -> None:
+        if not self._totals:
+            return
+        ranked = self._totals.most_common(_TOTALS_SHOWN)
+        shown = ", ".join(f"{count} of {name}" for name, count in ranked)
+        more = ", ..." if len(self._totals) > _TOTALS_SHOWN else ""
+        note = f"lost events by perf's own count: {shown}{more}"
+        if note not in self._info.notes:
+            self._info.notes.append(note)
+        untold = self._totals.total() - self._told
+        if untold > 0:
+            self._losses.add(
+                "lost-samples",
+                "events that perf counted as lost without telling when"
+                " (PERF_RECORD_LOST_SAMPLES)",
+                count=untold,
+            )
 
     # THROTTLE, UNTHROTTLE { u64 time, u64 id, u64 stream_id }
     def _throttle(self, record: bytes, *, throttled: bool) -> None:
