@@ -18,6 +18,7 @@ import click
 import numpy as np
 
 from piscope import pipeline
+from piscope.allocator import keep_freed_memory
 from piscope.commands.moments import parse_moment
 from piscope.commands.opening import opened
 from piscope.commands.progress import Progress
@@ -85,6 +86,7 @@ def analyze_all(
     Raises whatever a trace raises that is the only one, and UsageError for a request
     that makes no sense for any trace.
     """
+    keep_freed_memory()
     selection = Selection(
         vms=parse_numbers(request.vms) if request.vms is not None else None,
         vcpus=request.vcpus,
