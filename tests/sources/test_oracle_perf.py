@@ -19,7 +19,12 @@ import pytest
 from conftest import CAPTURES
 
 from piscope.errors import UnanswerableError
+from piscope.sources.perf_bytes import open_bytes
 from piscope.sources.perf_data import open_perf_data
+from piscope.sources.perf_header import read_header
+from piscope.sources.perf_losses import LossLog
+from piscope.sources.perf_pipe import read_pipe_head
+from piscope.sources.perf_stream import Extent, read_windows
 from piscope.sources.raw import Wanted
 
 pytestmark = pytest.mark.tool("perf")
@@ -160,6 +165,37 @@ def test_recordings_without_tracepoints_are_refused_by_name(path: Path) -> None:
         open_perf_data(path)
 
 
+# The samples that sleep.data holds in the open, and `perf script` finds in
+# sleep.compressed.pipe.data; of the others this perf knows no COMPRESSED2.
+SAMPLES_INSIDE = {
+    "sleep.data": 7,
+    "sleep.compressed.data": 8,
+    "sleep.compressed.pipe.data": 8,
+    "sleep.compressed2.data": 7,
+    "sleep.compressed2.pipe.data": 7,
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES_INSIDE)
+def test_compressed_recordings_are_walked_to_their_end(
+    name: str, public_captures: Path
+) -> None:
+    source = open_bytes(public_captures / "mst" / name)
+    header = read_header(source)
+    if header.form == "pipe":
+        read_pipe_head(source, header)
+    losses = LossLog()
+    extent = Extent(source, header.data_offset, header.data_size, header.mark)
+    kinds: Counter[int] = Counter()
+    for window in read_windows(extent, losses):
+        kinds.update(window.types.tolist())
+    assert kinds[9] == SAMPLES_INSIDE[name]
+    # What perf told on stderr lies behind the records of this one.
+    junk = 1 if name == "sleep.compressed2.pipe.data" else 0
+    assert [loss.cause for loss in losses.rows()] == ["damaged"] * junk
+    source.close()
+
+
 # What of the plain recording changes, and the words that perf's help must know for it.
 FORMS = {
     "plain": ((), ()),
@@ -253,4 +289,31 @@ def test_times_of_a_capture_are_not_in_file_order(public_captures: Path) -> None
     (chunk,) = source.chunks(Wanted({}, others=True))
     assert (np.diff(chunk.ts_ns) >= 0).all()
     assert (np.diff(chunk.seq) < 0).any()
+    source.close()
+
+
+def test_lost_events_are_those_that_perf_counts(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("CAN'T RECORD: perf record -a needs root")
+    path = tmp_path / "perf.data"
+    words = ["perf", "record", "-a", "-m", "1", "-e", "kmem:*", "-e", "sched:*"]
+    busy = "i=0; while [ $i -lt 60 ]; do /bin/true; i=$((i+1)); done"
+    done = subprocess.run(
+        [*words, "-o", path, "--", "sh", "-c", busy], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"CAN'T RECORD: {done.stderr.decode()[-300:]}")
+    shown = subprocess.run(
+        ["perf", "script", "-D", "-i", path], capture_output=True, check=True
+    ).stdout.decode("utf-8", "replace")
+    lost = re.findall(r"PERF_RECORD_LOST: id:\d+: lost:(\d+)", shown)
+    source = open_perf_data(path)
+    for _ in source.chunks(Wanted({}, others=True)):
+        pass
+    mine = [loss for loss in source.losses if loss.cause == "lost-record"]
+    assert [loss.count for loss in mine] == [int(count) for count in lost]
+    for loss in mine:
+        assert loss.cpu is not None
+        assert loss.end_ns is not None
+        assert loss.start_ns is None or loss.start_ns <= loss.end_ns
     source.close()
