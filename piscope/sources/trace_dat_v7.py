@@ -105,7 +105,9 @@ class _Reader:
         flags = cursor.number(2, "section flags")
         cursor.skip(4, "a section's name")
         size = cursor.number(8, "a section's size")
-        return _Section(number, bool(flags & _COMPRESSED), cursor.at, size)
+        # Without a compressor the flag can only be damage.
+        compressed = flags & _COMPRESSED and self._metadata.compressor != "none"
+        return _Section(number, bool(compressed), cursor.at, size)
 
     # The section's bytes as they were before compression.
     def _body(self, section: _Section) -> Cursor:
