@@ -13,19 +13,14 @@ SECONDS ?= 5
 OUT     ?= host.trace.dat
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install tools test lint types bench check sample readme clean
+.PHONY: help demo install tools test lint types bench check sample agreement readme clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(STAMP) ## Install what is needed and look at a sample trace.
-	@for command in \
-	    'check $(SAMPLE)' \
-	    'events --vcpu 0 --from 50% --limit 12 $(SAMPLE)' \
-	    'analyze $(SAMPLE)'; do \
-	    printf '\n$$ piscope %s\n' "$$command"; \
-	    $(BIN)/piscope $$command || exit; \
-	done
+demo: $(STAMP) ## Install what is needed and analyze a sample trace.
+	@printf '\n$$ piscope analyze %s\n' '$(SAMPLE)'
+	@$(BIN)/piscope analyze $(SAMPLE)
 
 install: $(STAMP) ## Make .venv with piscope and all that its tests need.
 
@@ -56,6 +51,9 @@ bench: $(STAMP) ## Measure speed and memory, beside trace-cmd and perf.
 	$(BIN)/python -m benchmarks
 
 check: lint types test ## Everything that must hold before a commit.
+
+agreement: $(STAMP) ## Compare inferred loads and puts with probes, for each sample.
+	$(BIN)/piscope agreement sample_traces/proof/*.trace.dat sample_traces/vmx-*.trace.dat
 
 readme: $(STAMP) ## Write the generated parts of README.md anew.
 	$(BIN)/python tests/readme_blocks.py

@@ -8,6 +8,14 @@
     ...                                 run in the project's folder, 80 columns
     <!-- end -->
 
+    <!-- markdown: piscope agreement --format md FILE... -->
+    ...                                 the same, where it prints Markdown
+    <!-- end -->
+
+    <!-- figures: counted -->           a table of readme_figures.py
+    ...
+    <!-- end -->
+
 Hand-written ```console blocks hold lines that begin with `$ piscope`; those are not
 generated, but tests/test_readme.py checks that their commands and options exist.
 """
@@ -23,6 +31,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
+from readme_figures import FIGURES
 
 from piscope.cli import cli
 
@@ -30,7 +39,8 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 
 _BLOCK = re.compile(
-    r"(?P<start><!-- (?P<kind>options|output): (?P<what>[^\n]*?) -->\n)"
+    r"(?P<start><!-- (?P<kind>options|output|markdown|figures): "
+    r"(?P<what>[^\n]*?) -->\n)"
     r"(?P<body>.*?)"
     r"(?P<end><!-- end -->)",
     re.DOTALL,
@@ -42,10 +52,22 @@ def regenerated(text: str) -> str:
     """The same text with every generated block made anew."""
 
     def block(match: re.Match[str]) -> str:
-        make = options_table if match["kind"] == "options" else output_block
-        return f"{match['start']}{make(match['what'])}{match['end']}"
+        return f"{match['start']}{made(match['kind'], match['what'])}{match['end']}"
 
     return _BLOCK.sub(block, text)
+
+
+def made(kind: str, what: str) -> str:
+    """The body of a generated block."""
+    match kind:
+        case "options":
+            return options_table(what)
+        case "output":
+            return f"```text\n$ {what}\n{printed(what).rstrip()}\n```\n"
+        case "markdown":
+            return f"{printed(what).rstrip()}\n"
+        case _:
+            return f"{FIGURES[what]().rstrip()}\n"
 
 
 def blocks(text: str) -> Iterator[tuple[str, str, str]]:
@@ -102,12 +124,21 @@ def options_table(name: str) -> str:
     return "\n".join(rows) + "\n" if len(rows) > 2 else "No options.\n"
 
 
-def output_block(command: str) -> str:
-    """What a command line prints on stdout, as a text block."""
+def printed(command: str) -> str:
+    """What a command line prints on stdout; a pattern of files is expanded."""
     words = shlex.split(command)
     assert words[0] == "piscope", f"README: {command!r} is not of piscope"
+    files = [
+        name
+        for word in words[1:]
+        for name in (
+            sorted(str(p.relative_to(ROOT)) for p in ROOT.glob(word))
+            if "*" in word and "/" in word
+            else [word]
+        )
+    ]
     done = subprocess.run(
-        [sys.executable, "-m", "piscope", *words[1:]],
+        [sys.executable, "-m", "piscope", *files],
         cwd=ROOT,
         env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"},
         capture_output=True,
@@ -115,7 +146,7 @@ def output_block(command: str) -> str:
         check=False,
     )
     assert done.returncode in (0, 1, 3), f"README: {command}: {done.stderr}"
-    return f"```text\n$ {command}\n{done.stdout.rstrip()}\n```\n"
+    return done.stdout
 
 
 if __name__ == "__main__":

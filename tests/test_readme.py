@@ -9,8 +9,7 @@ from readme_blocks import (
     blocks,
     command_named,
     console_commands,
-    options_table,
-    output_block,
+    made,
 )
 
 from piscope.cli import COMMANDS
@@ -41,8 +40,7 @@ def test_console_commands_exist(words: list[str]) -> None:
     ("kind", "what", "body"), BLOCKS, ids=[f"{k}: {w}" for k, w, _ in BLOCKS]
 )
 def test_generated_blocks_are_current(kind: str, what: str, body: str) -> None:
-    made = options_table(what) if kind == "options" else output_block(what)
-    assert body == made, "run `make readme`"
+    assert body == made(kind, what), "run `make readme`"
 
 
 def test_every_command_has_its_options_in_the_readme() -> None:
@@ -51,5 +49,6 @@ def test_every_command_has_its_options_in_the_readme() -> None:
 
 
 def test_blocks_are_closed() -> None:
-    assert TEXT.count("<!-- options:") + TEXT.count("<!-- output:") == len(BLOCKS)
+    kinds = ("options", "output", "markdown", "figures")
+    assert sum(TEXT.count(f"<!-- {kind}:") for kind in kinds) == len(BLOCKS)
     assert TEXT.count("<!-- end -->") == len(BLOCKS)

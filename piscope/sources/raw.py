@@ -180,7 +180,7 @@ class Wanted:
         """Whether the event is to be treated as absent."""
         return any(_matches(p, system, name) for p in self.ignore)
 
-    def fields_of(self, system: str, name: str) -> tuple[str, ...] | None | bool:
+    def fields_of(self, system: str, name: str) -> tuple[str, ...] | bool | None:
         """The fields to decode of an event: names, None for all, False: not wanted."""
         for key in (f"{system}:{name}", name):
             if key in self.fields:
