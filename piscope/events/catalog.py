@@ -91,7 +91,10 @@ CATALOG: tuple[Tracepoint, ...] = (
     ),
     # Before kvm_apicv_accept_irq (5.15) the accept is all there is of a post.
     Tracepoint("kvm", "kvm_apic_accept_irq", ("apicid", "dm", "tm", "vec"), ("posts",)),
-    Tracepoint("kvm", "kvm_msi_set_irq", ("address", "data"), ("msi",), ("msi",)),
+    # texts print the vector, not the data word that holds it
+    Tracepoint(
+        "kvm", "kvm_msi_set_irq", ("address", "data", "vector"), ("msi",), ("msi",)
+    ),
     Tracepoint("kvm", "kvm_apic_ipi", ("icr_low", "dest_id"), ("origin",)),
     Tracepoint("kvm", "kvm_apic", ("rw", "reg", "val"), ()),
     Tracepoint("kvm", "kvm_msr", ("write", "ecx", "data"), ()),
