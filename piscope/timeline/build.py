@@ -80,8 +80,13 @@ def _refuse(events: Events) -> None:
     info = events.info
     if not len(events):
         held = ", ".join(sorted(events.counts)[:4]) or "none at all"
+        damage = [x for x in events.losses if x.cause in ("damaged", "truncated")]
+        why = (
+            f"; {len(damage)} damaged parts, first {damage[0].detail}" if damage else ""
+        )
         raise UnanswerableError(
-            f"the trace holds no event that piscope reads ({held})", path=info.path
+            f"the trace holds no event that piscope reads ({held}){why}",
+            path=info.path,
         )
     if info.is_guest:
         raise UnanswerableError(
