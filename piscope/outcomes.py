@@ -20,7 +20,9 @@ __all__ = (
     "PolicyResult",
     "Range",
     "Residual",
+    "Row",
     "hit_bits",
+    "row_bits",
 )
 
 Range = tuple[int, int]
@@ -41,6 +43,7 @@ class Hit(IntEnum):
     SOFTWARE = 8  # KVM's post that needs no notification: wakes, or waits for the entry
     LATCHED = 9  # rows 4, 7, 8: latched with IRQs off, taken by the next VM-entry
     UNKNOWN = 10
+    GUEST_EXIT = 11  # row 2: taken in guest mode, but as a VM-exit and a host IRQ
 
     @property
     def label(self) -> str:
@@ -48,12 +51,61 @@ class Hit(IntEnum):
         return self.name.lower().replace("_", "-")
 
 
+class Row(IntEnum):
+    """What the target vCPU was doing: the numbers are those of the state table.
+
+    Source: `pi_semantics`, section 8.1; its row 6' (halt-polling up to 5.16, where the
+    notification is a wakeup already) is 0 here.
+    """
+
+    POLL_ARMED = 0
+    GUEST = 1
+    GUEST_INHIBITED = 2  # L2 runs, or APICv is inhibited
+    AFTER_EXIT = 3  # IRQs off, the slow path follows
+    FASTPATH = 4  # IRQs off from VM-exit to re-entry
+    HOST = 5
+    POLL = 6
+    BEFORE_SYNC = 7  # IRQs off for an entry
+    AFTER_SYNC = 8
+    ENTRY_ABORTED = 9
+    IOCTL = 10
+    PUT_RUNNING = 11
+    USERSPACE = 12
+    PREEMPTED = 13
+    VOLUNTARY = 14  # switched out runnable by schedule(), not by a preemption
+    ASLEEP = 15
+    BLOCKED = 16
+    BLOCKED_IF0 = 17
+    BLOCKED_PREEMPTED = 18
+    BLOCKED_IF0_PREEMPTED = 19
+    NOT_WANTED_TO_RUN = 20
+    SWITCHED_IN = 21  # the thread runs, pi_load does not yet
+    LOAD_GAP = 22  # inside pi_load: SN cleared, PIR not scanned
+    NEVER_LOADED = 23
+    ON_AT_PUT = 24
+    ON_BY_KVM = 25
+
+    @property
+    def label(self) -> str:
+        """The number as the state table prints it: `12`, or `6'`."""
+        return "6'" if self is Row.POLL_ARMED else str(int(self))
+
+
 @dataclass(slots=True)
 class Findings:
     """One policy's findings, one a post, in the order of the stimuli.
 
     stimulus  int64[n]  index into STIMULI
-    possible  uint16[n] the outcomes that the trace allows, bit 1 << Hit each
+    possible  uint16[n] the outcomes that the trace allows, bit 1 << Hit each.
+              Stretches that leave no event and last some instructions only (rows 7 to
+              9 and 22) count as of no length here
+    row       uint32[n] the rows of the state table that the trace allows, bit
+              1 << Row each; those stretches included
+    certain   bool[n]   one outcome is possible, and all rows that are have that one
+    coalesced int8[n]   1: 0xF2 was latched on that pCPU already, so that both are one
+              IRQ; 0: it was not; -1: the trace does not tell
+    straight  bool[n]   the vCPU was in KVM, behind a VM-exit that went straight back
+              to the guest: a fast path would have sheltered it
     wrong_share  float64[n]  of a notification sent while the vCPU was not loaded: the
               chance that another vCPU's guest mode took it. 0 or 1 where the instant
               is known, else the share of the window that the pCPU was in guest mode
@@ -67,6 +119,10 @@ class Findings:
 
     stimulus: npt.NDArray[np.int64]
     possible: npt.NDArray[np.uint16]
+    row: npt.NDArray[np.uint32]
+    certain: npt.NDArray[np.bool_]
+    coalesced: npt.NDArray[np.int8]
+    straight: npt.NDArray[np.bool_]
     wrong_share: npt.NDArray[np.float64]
     kind: npt.NDArray[np.uint8]
     reason: npt.NDArray[np.int32]
@@ -96,6 +152,11 @@ class Findings:
 def hit_bits(*hits: Hit) -> np.uint16:
     """The outcomes as bits of `Findings.possible`."""
     return np.uint16(sum(1 << hit for hit in hits))
+
+
+def row_bits(*rows: Row) -> np.uint32:
+    """The rows as bits of `Findings.row`."""
+    return np.uint32(sum(1 << row for row in rows))
 
 
 @dataclass(slots=True)
@@ -138,12 +199,17 @@ class Residual:
 
 @dataclass(slots=True)
 class Costs:
-    """What the policy's loads and puts cost each vCPU, int64[vCPUs, 2]: least, most.
+    """What the policy's own code costs each vCPU, int64[vCPUs, 2]: least, most.
+
+    `pir_scans` includes `empty_scans`, which found nothing. A policy that scans at
+    entries, or moves NV at them, pays there too; how often a polling loop looks is not
+    traced, and counts once.
 
     Source: `pi_semantics`, section 9; counted by the reference, model.descriptor.
     """
 
     pir_scans: npt.NDArray[np.int64]
+    empty_scans: npt.NDArray[np.int64]
     locked_ops: npt.NDArray[np.int64]
     list_locks: npt.NDArray[np.int64]
 

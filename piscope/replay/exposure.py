@@ -126,15 +126,22 @@ def _residual(
         np.isin(letters, (Letter.OBSERVE_ON1_PIR0, Letter.OBSERVE_ON1_PIR1))
     )
     at = at[stimuli.row[at] == w.put_row[stimuli.window[at]]]
-    at = at[a.on.min[walk.before[at]] == 0]
+    # (what they read is ON of the captured kernel, which SN did not silence)
+    at = at[(a.on.min[walk.before[at]] == 0) & (a.sn.min[walk.before[at]] == 0)]
     surely = a.on.max[walk.before[at]] == 0
     # and ON that was set while the put ran (row 11)
     within = np.flatnonzero((w.on_before == 0) & (w.on_put == 1))
+    if replayed.policy.suppress_at_exit:
+        within = within[:0]
     # Each stretch in the host ends with an entry or a put. One that begins with ON
     # known to be set has no room for another, nor has one whose end a probe saw.
     put = (letters >= Letter.PUT_RUN_PREEMPTED) & (letters <= Letter.PUT_BLOCK_IF0_NOT)
     ends = np.flatnonzero((letters == Letter.ENTER) | put)
     ends = ends[a.on.min[walk.before[ends]] == 0]
+    # nor has one with SN set, or one that an entry takes what is latched in
+    ends = ends[a.sn.min[walk.before[ends]] == 0]
+    if len(replayed.sheltered):
+        ends = ends[~np.isin(stimuli.row[ends], replayed.sheltered)]
     probed = put[ends]
     probed[probed] = w.on_before[stimuli.window[ends[probed]]] >= 0
     ends = ends[~probed]
@@ -170,11 +177,20 @@ def _rows(
 
 def _costs(stimuli: Stimuli, replayed: Replayed, vcpus: int) -> Costs:
     a = replayed.automaton
-    # loads and puts, counted by what they met: few different pairs of set and letter
-    mine = np.flatnonzero(replayed.letters <= Letter.PUT_BLOCK_IF0_NOT)
+    # counted by what they met: few different pairs of set and letter
+    policy = replayed.policy
+    last = Letter.PUT_BLOCK_IF0_NOT
+    if policy.suppress_at_exit or not policy.block_in_put:  # entries and exits, too
+        last = Letter.NOP
+    mine = np.flatnonzero(replayed.letters <= last)
     shape = (vcpus, *a.next_set.shape)
     met = (stimuli.vcpu[mine], replayed.walk.before[mine], replayed.letters[mine])
-    flat = np.ravel_multi_index(met, shape)
+    flat = np.concatenate(
+        [
+            np.ravel_multi_index(met, shape),
+            np.ravel_multi_index(replayed.more, shape),
+        ]
+    )
     times = np.bincount(flat, minlength=int(np.prod(shape))).reshape(vcpus, -1)
 
     def total(ranges: Ranges) -> npt.NDArray[np.int64]:
@@ -183,4 +199,10 @@ def _costs(stimuli: Stimuli, replayed: Replayed, vcpus: int) -> Costs:
         ]
         return np.stack(sums, axis=1)
 
-    return Costs(total(a.pir_scans), total(a.locked_ops), total(a.list_locks))
+    nothing = Ranges(
+        a.pir_scans.min * (a.pir.max == 0)[:, None],
+        a.pir_scans.max * (a.pir.min == 0)[:, None],
+    )
+    return Costs(
+        total(a.pir_scans), total(nothing), total(a.locked_ops), total(a.list_locks)
+    )

@@ -25,9 +25,19 @@ import numpy.typing as npt
 
 from piscope.model.letters import Letter
 from piscope.model.policy import DEFAULT_PLATFORM, Platform, Policy
-from piscope.outcomes import Findings, Hit, hit_bits
+from piscope.outcomes import Findings, Hit, Row, hit_bits, row_bits
 from piscope.replay.automaton import Automaton, Ranges
+from piscope.replay.fastpath import DEFAULT_FASTPATH, sheltered_entries
+from piscope.replay.latched import Sent, coalesced
 from piscope.replay.pcpus import Occupancy
+from piscope.replay.pre_block import with_pre_block
+from piscope.replay.rows import (
+    Targets,
+    one_outcome,
+    rows_of,
+    silent_by_on,
+    taken_as_exit,
+)
 from piscope.replay.scan import Walk, scan
 from piscope.replay.software_posts import classify_software_posts
 from piscope.replay.stimuli import Stimuli, window_of
@@ -43,13 +53,20 @@ _FASTPATH_REASONS = (12, 32, 52)  # HLT, MSR_WRITE, PREEMPTION_TIMER
 class Replayed:
     """One policy's walk over all stimuli.
 
-    letters  uint8[n] the letters as walked (KVM's posts made new or again)
+    letters    uint8[n] the letters as walked (KVM's posts made new or again)
+    fastpath   exit reasons that more-fastpath shelters; empty for other policies
+    sheltered  int64[m] rows of the entries that end a stretch so sheltered
+    more       letters that stimuli lack, as (vCPU, set before, letter) columns: what
+               kernels up to 5.16 did around a halt
     """
 
     policy: Policy
     automaton: Automaton
     letters: npt.NDArray[np.uint8]
     walk: Walk
+    fastpath: frozenset[int]
+    sheltered: npt.NDArray[np.int64]
+    more: tuple[Array, Array, Array]
 
     def least(self, ranges: Ranges) -> npt.NDArray[np.uint8]:
         """uint8[n]: the least a quantity is, for each letter."""
@@ -61,15 +78,37 @@ class Replayed:
 
 
 def replay(
-    stimuli: Stimuli, policy: Policy, platform: Platform = DEFAULT_PLATFORM
+    timeline: Timeline,
+    stimuli: Stimuli,
+    policy: Policy,
+    platform: Platform = DEFAULT_PLATFORM,
+    fastpath: frozenset[int] = DEFAULT_FASTPATH,
 ) -> Replayed:
     """Walk all stimuli under one policy, from any legal state."""
     automaton = Automaton.for_policy(policy, platform)
-    letters = classify_software_posts(
-        stimuli.letter, np.maximum(stimuli.vector, 0), stimuli.starts, automaton
+    letters, vector, starts = stimuli.letter, stimuli.vector, stimuli.starts
+    added = None
+    if not policy.block_in_put:
+        added = with_pre_block(timeline, stimuli)
+        letters, vector, starts = added.letters, added.vector, added.starts
+    letters = classify_software_posts(letters, np.maximum(vector, 0), starts, automaton)
+    walk = scan(automaton, letters, starts)
+    more: tuple[Array, Array, Array] = (letters[:0], letters[:0], letters[:0])
+    if added is not None:
+        extra, own = added.extra, ~added.extra
+        more = (added.vcpu, walk.before[extra], letters[extra])
+        letters = letters[own]
+        walk = Walk(walk.before[own], walk.after[own], walk.last)
+    reasons = fastpath if policy.more_fastpath else frozenset()
+    return Replayed(
+        policy,
+        automaton,
+        letters,
+        walk,
+        fastpath=reasons,
+        sheltered=sheltered_entries(timeline.acts, reasons),
+        more=more,
     )
-    walk = scan(automaton, letters, stimuli.starts)
-    return Replayed(policy, automaton, letters, walk)
 
 
 def find(
@@ -129,6 +168,12 @@ def find(
     direct = direct[places.maybe.at(cpu[direct], ts_ns[direct]) == vcpu[direct]]
     possible[direct] |= hit_bits(Hit.LATCHED)
 
+    # --- the rows of the state table, and what follows from them
+    targets = Targets.of(timeline, stimuli, post, window, kind, len(places.events))
+    bits = rows_of(timeline, stimuli, targets, places)
+    _in_guest(timeline, places, targets, possible, bits)
+    _of_policy(replayed, targets, reason, possible, bits)
+
     # --- what the timeline itself is not sure of
     if len(w):
         sure &= ~unloaded | w.certain[at]
@@ -138,9 +183,14 @@ def find(
     )
     possible[nowhere] |= hit_bits(Hit.UNLOADED_HOST, Hit.WRONG_VCPU)
     notified = (possible & hit_bits(*_SENT)) != 0
+    known = one_outcome(bits) & ((possible & (possible - 1)) == 0)
     return Findings(
         stimulus=post,
         possible=possible,
+        row=bits,
+        certain=known,
+        coalesced=_coalesced(stimuli, timeline, places, targets, possible, cpu),
+        straight=targets.straight,
         wrong_share=wrong_share,
         kind=kind,
         reason=reason,
@@ -158,7 +208,77 @@ _SENT = (
     Hit.WRONG_VCPU,
     Hit.WAKEUP,
     Hit.LATCHED,
+    Hit.GUEST_EXIT,
 )
+
+
+def _in_guest(
+    timeline: Timeline,
+    places: Occupancy,
+    targets: Targets,
+    possible: npt.NDArray[np.uint16],
+    bits: npt.NDArray[np.uint32],
+) -> None:
+    """A notification that ended the guest's run: an exit and a host IRQ (row 2)."""
+    surely, maybe = taken_as_exit(timeline, places.events, targets)
+    _swap(possible, surely, Hit.GUEST, Hit.GUEST_EXIT)
+    maybe &= (possible & hit_bits(Hit.GUEST)) != 0
+    possible[maybe] |= hit_bits(Hit.GUEST_EXIT)
+    bits[surely] = row_bits(Row.GUEST_INHIBITED)
+    bits[maybe] |= row_bits(Row.GUEST_INHIBITED)
+
+
+def _of_policy(
+    replayed: Replayed,
+    targets: Targets,
+    reason: Array,
+    possible: npt.NDArray[np.uint16],
+    bits: npt.NDArray[np.uint32],
+) -> None:
+    """Outcomes and rows that a policy has in the same state of the timeline."""
+    # more-fastpath: IRQs stay off until the entry, which takes what is latched
+    sheltered = targets.straight & np.isin(reason, list(replayed.fastpath))
+    _swap(possible, sheltered, Hit.HOST, Hit.LATCHED)
+    bits[sheltered] = row_bits(Row.FASTPATH)
+    # up to 5.16 a polling vCPU's vector is the wakeup vector already
+    armed = (targets.window < 0) & (targets.kind == Kind.POLL)
+    armed &= (possible & hit_bits(Hit.WAKEUP)) != 0
+    bits[armed] |= row_bits(Row.POLL_ARMED)
+    bits[armed & ((possible & hit_bits(Hit.HOST)) == 0)] = row_bits(Row.POLL_ARMED)
+    silent = np.flatnonzero(
+        (targets.window >= 0) & ((possible & hit_bits(Hit.SILENT_ON)) != 0)
+    )
+    if len(silent):
+        on, after = replayed.automaton.on, replayed.walk.after
+        bits[silent] = silent_by_on(
+            on.min[after],
+            on.max[after],
+            replayed.letters,
+            targets.post[silent],
+            bits[silent],
+        )
+
+
+def _coalesced(
+    stimuli: Stimuli,
+    timeline: Timeline,
+    places: Occupancy,
+    targets: Targets,
+    possible: npt.NDArray[np.uint16],
+    cpu: Array,
+) -> npt.NDArray[np.int8]:
+    """Which notifications met one of their vector, latched on the same pCPU."""
+    w = timeline.windows
+    result = np.zeros(len(possible), np.int8)
+    for hits in ((Hit.HOST, Hit.UNLOADED_HOST), (Hit.WAKEUP,)):
+        at = np.flatnonzero(((possible & hit_bits(*hits)) != 0) & (cpu >= 0))
+        start_ns = stimuli.ts_ns[targets.post[at]]
+        end_ns = start_ns.copy()
+        hidden = targets.hidden[at]
+        end_ns[hidden] = w.load_ns[targets.window[at[hidden]]]
+        sent = Sent(cpu[at], targets.row[at], start_ns, end_ns, ~hidden)
+        result[at] = coalesced(sent, places)
+    return result
 
 
 def _swap(possible: Array, at: Array, old: Hit, new: Hit) -> None:

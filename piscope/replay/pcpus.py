@@ -10,10 +10,12 @@ Source: Intel SDM vol. 3, "Posted-Interrupt Processing".
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from piscope.replay.row_index import RowIndex, index_rows
 from piscope.sources.raw import Array
 from piscope.tables import Acts, Events, Intervals, Kind, Vcpus
 
@@ -34,12 +36,19 @@ class Stretches:
 
     def at(self, cpu: Array, ts_ns: Array) -> npt.NDArray[np.int32]:
         """int32[m]: whose stretch each (pCPU, instant) lies in, -1: nobody's."""
+        found = self.index_at(cpu, ts_ns)
+        if not len(self.cpu):
+            return np.full(len(cpu), -1, np.int32)
+        return np.where(found >= 0, self.vcpu[np.maximum(found, 0)], np.int32(-1))
+
+    def index_at(self, cpu: Array, ts_ns: Array) -> npt.NDArray[np.int64]:
+        """int64[m]: the stretch that each (pCPU, instant) lies in, -1: none."""
         found = self._last_start(cpu, ts_ns)
         got = np.maximum(found, 0)
         if not len(self.cpu):
-            return np.full(len(cpu), -1, np.int32)
+            return found
         inside = (found >= 0) & (self.cpu[got] == cpu) & (ts_ns < self.end_ns[got])
-        return np.where(inside, self.vcpu[got], np.int32(-1))
+        return np.where(inside, found, -1)
 
     def covered_ns(
         self, cpu: Array, start_ns: Array, end_ns: Array
@@ -79,7 +88,14 @@ class Stretches:
         return found
 
 
-@dataclass(slots=True)
+_IRQS_OFF = 0x01  # TRACE_FLAG_IRQS_OFF, include/linux/trace_events.h
+
+# An interrupt is taken, or will be at once: IRQs went on before the first two, go on
+# behind the third, and what is latched at a VM-entry is taken by it.
+_ACCEPTING = ("irq_handler_entry", "kvm_exit", "sched_switch", "kvm_entry")
+
+
+@dataclass
 class Occupancy:
     """Who was in guest mode where, who was in KVM, and when a pCPU was idle.
 
@@ -87,15 +103,54 @@ class Occupancy:
     maybe   exit-to-entry stretches that may be a fast path: IRQs may stay off there,
             so that the entry absorbs what arrived
     kvm     vCPUs loaded, in KVM
+    irqs_off  of those the parts in which events prove that IRQs were off
     idle    the idle task runs (from sched_switch); `idle_known` is False where the
             trace has no sched_switch
+    events, vcpus  what the indexes of rows are made of, once they are needed
     """
 
     guest: Stretches
     maybe: Stretches
     kvm: Stretches
+    irqs_off: Stretches
     idle: Stretches
     idle_known: bool
+    events: Events
+    vcpus: Vcpus
+
+    @cached_property
+    def own(self) -> RowIndex:
+        """The rows that each vCPU's thread traced, by vCPU."""
+        row = np.arange(len(self.events))
+        return index_rows(self.vcpus.of_tid(self.events.tid), row, len(self.events))
+
+    @cached_property
+    def accepting(self) -> RowIndex:
+        """By pCPU, the rows between which it has taken what was latched."""
+        events = self.events
+        shows = np.zeros(len(events), np.bool_)
+        if events.info.events_flags:
+            shows = (events.flags & _IRQS_OFF) == 0
+        for name in _ACCEPTING:
+            shows[events.rows(name)] = True
+        row = np.flatnonzero(shows)
+        return index_rows(events.cpu[row], row, len(events))
+
+    @cached_property
+    def of_cpu(self) -> RowIndex:
+        """All rows by pCPU."""
+        events = self.events
+        return index_rows(events.cpu, np.arange(len(events)), len(events))
+
+    def seen_irqs_off(self, cpu: Array, row: Array) -> npt.NDArray[np.bool_]:
+        """bool[m]: the pCPU's last event up to a row does not say that IRQs are on."""
+        events = self.events
+        if not events.info.events_flags or not len(cpu):
+            return np.ones(len(cpu), np.bool_)
+        last = self.of_cpu.last_up_to(cpu, row)
+        flags = events.flags[np.maximum(last, 0)]
+        result: npt.NDArray[np.bool_] = (last < 0) | ((flags & _IRQS_OFF) != 0)
+        return result
 
 
 def occupancy(
@@ -111,8 +166,11 @@ def occupancy(
             acts.cpu[direct], acts.ts_ns[direct], ends[direct], acts.vcpu[direct]
         ),
         kvm=_of(intervals, loaded),
+        irqs_off=_of(intervals, intervals.kind == Kind.HOST_IRQS_OFF),
         idle=_idle(events),
         idle_known=events.has("sched_switch"),
+        events=events,
+        vcpus=vcpus,
     )
 
 
