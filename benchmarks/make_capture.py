@@ -25,7 +25,7 @@ from writers.trace_dat import Buffer, Recording, header_page, write  # noqa: E40
 
 from piscope.sources.event_format import PageLayout  # noqa: E402
 from piscope.sources.raw import Wanted  # noqa: E402
-from piscope.sources.ring_buffer import Pages, walk  # noqa: E402
+from piscope.sources.ring_buffer import walk  # noqa: E402
 from piscope.sources.trace_dat import TraceDatSource, open_trace_dat  # noqa: E402
 
 
@@ -37,7 +37,7 @@ class Capture:
         self.layout: PageLayout = self.metadata.pages
         self.buffer = self.metadata.buffers[0]
         self.pages: dict[int, list[bytes]] = {}
-        self.events = 0
+        self.events = self.left_out = 0
         stamps = []
         for data in self.buffer.cpus:
             reader = source.page_reader(self.buffer, data)
@@ -56,17 +56,29 @@ class Capture:
                     size,
                     self.metadata.order,
                 )
-                kept += self._usable(batch, pages, size)
-                self.events += int(pages.events.sum())
+                usable = self._usable(batch[: count * size], read.available, size)
+                kept += [batch[i * size : (i + 1) * size].tobytes() for i in usable]
+                self.events += int(pages.events[usable].sum())
+                self.left_out += count - len(usable)
                 stamps += [int(entries.ts.min()), int(entries.ts.max())]
             self.pages[data.cpu] = kept
         self.first, self.length = min(stamps), max(stamps) - min(stamps) + 1000
 
-    def _usable(self, batch: np.ndarray, pages: Pages, size: int) -> list[bytes]:
-        whole = ~(pages.damaged | pages.cut) & (pages.events > 0)
-        return [
-            batch[i * size : (i + 1) * size].tobytes() for i in np.flatnonzero(whole)
-        ]
+    # The sub-buffers whose events all move when their stamp does: those with absolute
+    # stamps inside have other events, which would stay where they are.
+    def _usable(self, batch: np.ndarray, available: np.ndarray, size: int) -> list[int]:
+        order, move = self.metadata.order, 1 << 40
+        entries, pages = walk(batch, available, self.layout, size, order)
+        moved = b"".join(
+            self.later(batch[at : at + size].tobytes(), move)
+            for at in range(0, len(batch), size)
+        )
+        later, _ = walk(
+            np.frombuffer(moved, np.uint8), available, self.layout, size, order
+        )
+        usable = ~(pages.damaged | pages.cut) & (pages.events > 0)
+        usable[entries.page[later.ts - entries.ts != move]] = False
+        return [int(i) for i in np.flatnonzero(usable)]
 
     def later(self, page: bytes, ticks: int) -> bytes:
         """A sub-buffer with its time stamp moved on."""
@@ -140,7 +152,8 @@ def main() -> None:
     size = options.out.stat().st_size
     print(
         f"{options.out}: {size} bytes, {len(cpus)} pCPUs, {count} rounds, "
-        f"{count * capture.events} events"
+        f"{count * capture.events} events; {capture.left_out} sub-buffers of the "
+        "capture left out"
     )
     check = open_trace_dat(options.out)
     rows = sum(len(chunk) for chunk in check.chunks(Wanted({}, others=True)))

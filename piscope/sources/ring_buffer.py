@@ -170,23 +170,29 @@ def _split(header: Words, order: ByteOrder) -> tuple[Words, Words]:
     return header >> np.uint32(27), header & np.uint32((1 << 27) - 1)
 
 
+# Words from an entry's header to the next one's, by its type; 0: a word tells it.
+_STEP: Index = np.arange(1, 33, dtype=np.int64)
+_STEP[[0, TYPE_PADDING]] = 0
+_STEP[[TYPE_TIME_EXTEND, TYPE_TIME_STAMP]] = 2
+
+
 # int32, ascending: the words of the batch at which an entry begins that is whole.
 # Sets stop and damaged of the sub-buffers in which one would end beyond `end`.
 def _find_entries(
     words: Words, pages: Pages, start: Index, end: Index, order: ByteOrder
 ) -> Places:
     found: list[Places] = []
-    page = np.flatnonzero(start < end)
-    position, limit = start[page], end[page]
-    while len(page):
-        kind, delta = _split(words.take(position, mode="clip"), order)
-        after = position + kind
-        after += 1
-        # Unsigned: 0 wraps, so that one comparison finds all that is not 1..28.
-        special = np.flatnonzero(kind - np.uint32(1) >= np.uint32(28))
-        if len(special):
-            after[special] = _special_ends(
-                words, position[special], kind[special], delta[special], limit[special]
+    used = start < end
+    position, limit = start[used], end[used]
+    page_words = len(words) // max(1, len(start))
+    while len(position):
+        header = words.take(position, mode="clip")
+        step = _STEP.take(_split(header, order)[0])
+        after = position + step
+        if not step.all():
+            told = np.flatnonzero(step == 0)
+            after[told] = _told_ends(
+                words, position[told], header[told], limit[told], order
             )
         live = after < limit
         if live.all():
@@ -195,10 +201,10 @@ def _find_entries(
             continue
         bad = after > limit
         found.append(position[~bad].astype(np.int32))
-        broken_pages = page[bad]
-        pages.stop[broken_pages] -= (limit[bad] - position[bad]) * 4
-        pages.damaged[broken_pages] = ~pages.cut[broken_pages]
-        page, limit, position = page[live], limit[live], after[live]
+        page = position[bad] // page_words
+        pages.stop[page] -= (limit[bad] - position[bad]) * 4
+        pages.damaged[page] = ~pages.cut[page]
+        limit, position = limit[live], after[live]
     if not found:
         return np.zeros(0, np.int32)
     # All differ, so the default sort does, which is vectorised for 32 bits.
@@ -207,13 +213,13 @@ def _find_entries(
     return places
 
 
-# Where entries end that are not 1..28 words long; beyond `limit`: they are broken.
-def _special_ends(
-    words: Words, position: Index, kind: Words, delta: Words, limit: Index
+# Where long records and paddings end; beyond `limit`: they are broken.
+def _told_ends(
+    words: Words, position: Index, header: Words, limit: Index, order: ByteOrder
 ) -> Index:
-    second = words.take(position + 1, mode="clip").astype(np.int64)
-    # A long record's length, and padding's, count the word that they are in.
-    size = np.where(kind >= TYPE_TIME_EXTEND, 4, second)
+    kind, delta = _split(header, order)
+    # The length in the second word counts that word as well.
+    size = words.take(position + 1, mode="clip").astype(np.int64)
     after = position + 1 + ((size + 3) >> 2)
     after[(size < 4) | (position + 1 >= limit)] = _BEYOND
     # Padding without time delta has one word and stands for all that is left; other

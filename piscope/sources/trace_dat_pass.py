@@ -128,16 +128,12 @@ class Pass:
             note_page_losses(located, self.log)
             wrong = misplaced_events(located, self.log)
             rows, ids = self._rows(decoder, located, wrong)
-            rows_in_order = in_time_order(located, rows)
-            if rows_in_order is not rows:
-                ids = decoder.integers(
-                    batch.data,
-                    located.entries.at[rows_in_order] + self._common.type_offset,
-                    2,
-                )
-                rows = rows_in_order
             # Row i of the batch is event i + sequence[its sub-buffer] of its lane.
+            steps_back = self.steps_back[0]
             sequence = self._advance(located, wrong)
+            if self.steps_back[0] > steps_back:
+                rows = in_time_order(located, rows)
+                ids = self._ids(decoder, located, rows)
             for start in range(0, max(1, len(rows)), CHUNK_ROWS):
                 end = start + CHUNK_ROWS
                 chunk = self._chunk(
@@ -163,17 +159,25 @@ class Pass:
         if wanted.end_ns is not None:
             inside = located.ts_ns < wanted.end_ns
             keep = inside if keep is None else keep & inside
-        at = entries.at + self._common.type_offset
         if keep is None:
-            ids = decoder.integers(located.batch.data, at, 2)
+            ids = self._ids(decoder, located, None)
             self._count(ids)
             rows = np.flatnonzero(self._given.take(ids))
             return rows, ids.take(rows)
         rows = np.flatnonzero(keep)
-        ids = decoder.integers(located.batch.data, at[rows], 2)
+        ids = self._ids(decoder, located, rows)
         self._count(ids)
         given = self._given.take(ids)
         return rows[given], ids[given]
+
+    # uint16: the ids of the events at `rows`, or of all.
+    def _ids(
+        self, decoder: Decoder, located: Located, rows: Index | None
+    ) -> npt.NDArray[np.uint16]:
+        at = located.entries.at if rows is None else located.entries.at.take(rows)
+        if self._common.type_offset:
+            at = at + self._common.type_offset
+        return decoder.integers(located.batch.data, at, 2)
 
     def _note_short(self, located: Located, short: Mask) -> None:
         for part in located.batch.parts:

@@ -32,8 +32,8 @@ def misplaced_events(located: Located, log: LossLog) -> Mask | None:
     """bool[n]: events that lie far from where their neighbors say; None: none do.
 
     These are all events of a sub-buffer whose own stamp is out of place, and those
-    after a damaged delta, which lie behind the beginning of the next sub-buffer.
-    Both are noted in the log, with their number.
+    after a damaged delta, which lie behind the beginning of the next sub-buffer, or
+    before that of their own. Both are noted in the log, with their number.
     """
     wrong: Mask | None = None
     for part in located.batch.parts:
@@ -41,8 +41,8 @@ def misplaced_events(located: Located, log: LossLog) -> Mask | None:
         has_events = located.pages.events[part.first : part.end] > 0
         following = _following(located, part)
         # The usual case, at the cost of a few comparisons per sub-buffer: the last
-        # event of each is not far behind the next one's stamp, and no stamp is far
-        # behind the one before.
+        # event of each is between its own stamp and the next one's, or nearly, and no
+        # stamp is far behind the one before.
         last = located.first[part.first + 1 : part.end + 1] - 1
         ends = located.ts_ns[last[has_events]]
         before = part.lane.last_ns
@@ -50,6 +50,7 @@ def misplaced_events(located: Located, log: LossLog) -> Mask | None:
         steps = np.diff(stamps, prepend=start)
         if (
             not (ends - _FAR > following[has_events]).any()
+            and not (ends + _FAR < stamps[has_events]).any()
             and not (steps < -_FAR).any()
             and (len(ends) == 0 or int(stamps.min()) >= 0)
         ):
@@ -97,13 +98,16 @@ def _judge_part(located: Located, part: Part, wrong: Mask, log: LossLog) -> None
             continue
         good.append(page)
         reached = stamp
-    # Of the others, what lies far behind the next good sub-buffer's beginning.
+    # Of the others, what lies far behind the next good sub-buffer's beginning, or
+    # before its own.
     for page, next_page in zip_longest(good, good[1:]):
+        stamp = int(located.page_ns[page])
         limit = lane.next_ns if next_page is None else int(located.page_ns[next_page])
-        if limit is None or limit < int(located.page_ns[page]):
-            continue
         events = located.ts_ns[located.first[page] : located.first[page + 1]]
-        late = np.flatnonzero(events > limit + _FAR)
+        off = events < stamp - _FAR
+        if limit is not None and limit >= stamp:
+            off |= events > limit + _FAR
+        late = np.flatnonzero(off)
         if len(late):
             _drop(located, part, page, int(located.first[page] + late[0]), wrong, log)
 
@@ -147,9 +151,10 @@ def backward_steps(located: Located, part: Part, wrong: Mask | None) -> tuple[in
     times = located.ts_ns[own]
     if wrong is not None:
         times = times[~wrong[own]]
-    if len(times) == 0:
-        return 0, 0
     before = part.lane.last_ns
+    first = len(times) > 0 and before is not None and int(times[0]) < before
+    if not first and not bool((times[1:] < times[:-1]).any()):
+        return 0, 0
     steps = np.diff(times, prepend=times[0] if before is None else before)
     back = steps[steps < 0]
     return len(back), -int(back.min(initial=0))
