@@ -6,7 +6,9 @@ does not show the steps apart (see `apply`). To be read beside `descriptor`, `po
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 from piscope.model.descriptor import (
@@ -35,7 +37,7 @@ from piscope.model.posting import (
     vmx_sync_pir_to_irr,
 )
 
-__all__ = ("Folded", "Letter", "Outcome", "apply", "fold")
+__all__ = ("MAYBE", "Folded", "Letter", "Outcome", "apply", "fold")
 
 
 class Letter(IntEnum):
@@ -60,6 +62,7 @@ class Letter(IntEnum):
     PRE_BLOCK_IF1, _IF0      up to 5.16 pi_pre_block, before halt-polling
     POST_BLOCK               up to 5.16 pi_post_block
     NOP                      nothing that concerns the descriptor
+    MAYBE_POST_SW, MAYBE_SYNC  a post by KVM, a SYNC, or NOP: it is not known which
     """
 
     LOAD_SAME = 0
@@ -87,6 +90,18 @@ class Letter(IntEnum):
     PRE_BLOCK_IF0 = 22
     POST_BLOCK = 23
     NOP = 24
+    MAYBE_POST_SW = 25
+    MAYBE_SYNC = 26
+
+
+MAYBE: Mapping[Letter, tuple[Letter, ...]] = MappingProxyType(
+    {
+        Letter.POST_SW_EITHER: (Letter.POST_SW_NEW, Letter.POST_SW_AGAIN),
+        Letter.MAYBE_POST_SW: (Letter.POST_SW_NEW, Letter.NOP),
+        Letter.MAYBE_SYNC: (Letter.SYNC, Letter.NOP),
+    }
+)
+"""Letters that stand for one of several others; POST_SW_AGAIN changes nothing."""
 
 
 _PUT = {
@@ -198,7 +213,7 @@ def apply(
     Up to 5.16 a put while blocking implies pi_pre_block before it, and ENTER and any
     other put that is not a preemption imply pi_post_block, unless those were given.
 
-    POST_SW_EITHER and FORGET have more than one answer and are not accepted here.
+    FORGET and the letters of MAYBE have more than one answer and are not accepted here.
     """
     vcpu = _unfold(state)
     if letter is Letter.NOP:

@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from piscope.model.descriptor import Vcpu
-from piscope.model.letters import Folded, Letter, Outcome, apply, fold
+from piscope.model.letters import MAYBE, Folded, Letter, Outcome, apply, fold
 from piscope.model.policy import DEFAULT_PLATFORM, Platform, Policy
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Table:
     legal   numbers of the states that a descriptor may be in when nothing is known
     fresh   the number of the state after creation
     cells   cells[state][letter]: the possible answers; none where the letter is
-            impossible, several only for POST_SW_EITHER and FORGET
+            impossible, several only for FORGET and the letters of MAYBE
     """
 
     policy: Policy
@@ -97,7 +97,7 @@ def enumerate_table(policy: Policy, platform: Platform = DEFAULT_PLATFORM) -> Ta
     the same with ON=1 but PIR empty: a sync leaves those behind if it runs between a
     poster's two writes, an instant the letters do not know.
     """
-    single = [x for x in Letter if x not in (Letter.POST_SW_EITHER, Letter.FORGET)]
+    single = [x for x in Letter if x not in MAYBE and x is not Letter.FORGET]
     unobserved = [x for x in single if x not in _OBSERVATIONS]
     fresh = fold(Vcpu())
     legal = _reachable({fresh}, unobserved, policy, platform)
@@ -110,10 +110,8 @@ def enumerate_table(policy: Policy, platform: Platform = DEFAULT_PLATFORM) -> Ta
     def answers(state: Folded, letter: Letter) -> tuple[Cell, ...]:
         if letter is Letter.FORGET:
             return tuple(Cell(known, Outcome()) for known in unknown)
-        if letter is Letter.POST_SW_EITHER:
-            return answers(state, Letter.POST_SW_NEW) + answers(
-                state, Letter.POST_SW_AGAIN
-            )
+        if letter in MAYBE:
+            return tuple(cell for one in MAYBE[letter] for cell in answers(state, one))
         answer = apply(state, letter, policy, platform)
         return () if answer is None else (Cell(number[answer[0]], answer[1]),)
 

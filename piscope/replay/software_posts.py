@@ -31,7 +31,12 @@ def _among(*letters: Letter) -> npt.NDArray[np.bool_]:
 _SOFTWARE = _among(Letter.POST_SW_NEW, Letter.POST_SW_AGAIN, Letter.POST_SW_EITHER)
 _POSTS = _SOFTWARE | _among(Letter.POST_HW)
 # After these PIR may hold vectors that no letter of the stream has posted.
-_FOREIGN = _among(Letter.OBSERVE_ON0_PIR1, Letter.OBSERVE_ON1_PIR1, Letter.FORGET)
+_FOREIGN = _among(
+    Letter.OBSERVE_ON0_PIR1,
+    Letter.OBSERVE_ON1_PIR1,
+    Letter.FORGET,
+    Letter.MAYBE_POST_SW,
+)
 
 # In `vectors`: not known which.
 _NONE = -1

@@ -21,10 +21,18 @@ import numpy as np
 import numpy.typing as npt
 
 from piscope.model.letters import Letter
+from piscope.replay.open_order import maybe_targets, open_posts, open_syncs
 from piscope.sources.raw import Array
 from piscope.tables import Acts, Events, Posts, PutReason, Timeline, Windows
 
-__all__ = ("Posted", "Stimuli", "build_stimuli", "hidden_posts", "window_of")
+__all__ = (
+    "Posted",
+    "Stimuli",
+    "build_stimuli",
+    "hidden_posts",
+    "posts_of_kvm",
+    "window_of",
+)
 
 Posted = Literal["msi", "none"]
 """Which of KVM's posts are replayed as a posting device would have posted them."""
@@ -94,37 +102,39 @@ def hidden_posts(
     w = timeline.windows
     gained = w.probed & w.new_pir.any(axis=1)
     turned_on = w.probed & (w.on_put == 0) & (w.on_load == 1)
-    by_kvm, kvm_bits = _posts_of_kvm(timeline)
+    by_kvm, kvm_bits = posts_of_kvm(timeline)
     foreign = (w.new_pir & ~kvm_bits).any(axis=1) & w.probed
     hidden = np.where(by_kvm, foreign, gained | turned_on)
     return hidden, hidden & by_kvm
 
 
-def _posts_of_kvm(timeline: Timeline) -> tuple[Array, Array]:
+def posts_of_kvm(timeline: Timeline) -> tuple[Array, Array]:
     """Per window: whether KVM posted into it, and the vectors as PIR bits.
 
-    A post whose target is not known counts for every vCPU that it may have meant.
+    A post whose target is not known counts for every vCPU that it may have meant, and
+    one that was under way when the window began, or ended, counts as well.
     """
     w, posts = timeline.windows, timeline.posts
     some = np.zeros(len(w), np.bool_)
     bits = np.zeros((len(w), 4), np.uint64)
 
     def add(which: Array, vcpu: Array) -> None:
-        at = window_of(w, vcpu, posts.at[which])
-        which, at = which[at >= 0], at[at >= 0]
-        some[at] = True
-        vector = posts.vector[which].astype(np.int64)
-        np.bitwise_or.at(
-            bits, (at, vector >> 6), np.uint64(1) << (vector & 63).astype(np.uint64)
-        )
+        begun = window_of(w, vcpu, posts.at[which])
+        over = window_of(w, vcpu, posts.row[which])
+        for at in (begun, np.where(over == begun, -1, over)):
+            inside = at >= 0
+            some[at[inside]] = True
+            vector = posts.vector[which[inside]].astype(np.int64)
+            np.bitwise_or.at(
+                bits,
+                (at[inside], vector >> 6),
+                np.uint64(1) << (vector & 63).astype(np.uint64),
+            )
 
     known = np.flatnonzero(posts.posted & (posts.vcpu >= 0))
     add(known, posts.vcpu[known])
-    unknown = np.flatnonzero(posts.posted & (posts.vcpu < 0))
-    for vcpu_id in np.unique(posts.vcpu_id[unknown]).tolist():
-        same_id = unknown[posts.vcpu_id[unknown] == vcpu_id]
-        for vcpu in timeline.vcpus.candidates(vcpu_id):
-            add(same_id, np.full(len(same_id), vcpu, np.int32))
+    for vcpu, which in maybe_targets(timeline):
+        add(which, np.full(len(which), vcpu, np.int32))
     return some, bits
 
 
@@ -175,6 +185,7 @@ def build_stimuli(timeline: Timeline, events: Events, posted: Posted) -> Stimuli
     # an entry that no event shows comes before the exit that does
     at = np.flatnonzero(enter & leave)
     add(acts.vcpu[at], acts.row[at], _Place.SYNC_AFTER, Letter.ENTER, _NEITHER)
+    open_ = open_syncs(timeline)
     for bit, place in (
         (_SYNC_BEFORE, _Place.SYNC_BEFORE),
         (_SYNC_AFTER, _Place.SYNC_AFTER),
@@ -183,7 +194,8 @@ def build_stimuli(timeline: Timeline, events: Events, posted: Posted) -> Stimuli
         if bit == _SYNC_BEFORE:  # check_block looks at PIR only if it may deliver
             blocked = w.put_row[w.reason == PutReason.BLOCKING_IRQS_BLOCKED]
             at = at[~np.isin(acts.row[at], blocked)]
-        add(acts.vcpu[at], acts.row[at], place, Letter.SYNC, _NEITHER)
+        letter = np.where(open_[at], np.uint8(Letter.MAYBE_SYNC), np.uint8(Letter.SYNC))
+        add(acts.vcpu[at], acts.row[at], place, letter, _NEITHER)
 
     index = np.arange(len(w), dtype=np.int32)
     add(w.vcpu, w.put_row, _Place.LOAD_OR_PUT, _PUT_LETTER[w.reason], index)
@@ -195,6 +207,9 @@ def build_stimuli(timeline: Timeline, events: Events, posted: Posted) -> Stimuli
     by_hardware = posts.unicast[real] if posted == "msi" else np.zeros(len(real), bool)
     letter = np.where(by_hardware, Letter.POST_HW, Letter.POST_SW_EITHER)
     add(posts.vcpu[real], posts.at[real], _Place.POST, letter, _FIRST_POST - real)
+    as_kvm = posts.posted & ~(posts.unicast & (posted == "msi"))
+    target, row = open_posts(timeline, as_kvm, len(events))
+    add(target, row, _Place.HIDDEN_POST, Letter.MAYBE_POST_SW, _NEITHER)
     hidden, _ = hidden_posts(timeline)
     at = np.flatnonzero(hidden)
     add(w.vcpu[at], w.put_row[at], _Place.HIDDEN_POST, Letter.POST_HW, at)

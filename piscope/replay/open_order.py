@@ -1,0 +1,84 @@
+"""Where the trace leaves open in which order a descriptor met things, or whether.
+
+Three cases; each has a letter that means "this, or nothing" where the answer can't be
+known, and what follows (a probe, an entry) narrows it down again:
+
+    KVM's post     kvm_apic_accept_irq ... [PIR, ON] ... kvm_apicv_accept_irq
+    its target           kvm_exit of the target in between: before, or behind?
+
+    unknown target   one of several vCPUs with that vcpu_id has its ON set
+
+    a halt's load    switch in, load, [check_block: sync], switch out runnable:
+                     the thread may have been preempted before it came to the check
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from piscope.sources.raw import Array
+from piscope.tables import Acts, Posts, PutReason, Timeline
+
+__all__ = ("maybe_targets", "open_posts", "open_syncs", "straddles")
+
+# piscope.timeline.lifecycle.Act
+_PUT = 2
+
+_RUNNABLE = (
+    PutReason.PREEMPTED,
+    PutReason.BLOCKING_PREEMPTED,
+    PutReason.RUNNABLE,
+    PutReason.UNKNOWN,
+)
+
+
+def straddles(posts: Posts, acts: Acts, n_events: int) -> npt.NDArray[np.bool_]:
+    """bool[posts]: whether the target did something while KVM was posting to it."""
+    span = n_events + 1
+    key = acts.vcpu.astype(np.int64) * span + acts.row
+    target = posts.vcpu.astype(np.int64) * span
+    first = np.searchsorted(key, target + posts.at, side="right")
+    last = np.searchsorted(key, target + posts.row, side="right")
+    result: npt.NDArray[np.bool_] = (posts.vcpu >= 0) & (last > first)
+    return result
+
+
+def open_posts(
+    timeline: Timeline, by_kvm: npt.NDArray[np.bool_], n_events: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """(vCPU, row) behind which a post of KVM's may or may not have had its effect.
+
+    `by_kvm` bool[posts]: those that are replayed as KVM's own.
+    """
+    posts = timeline.posts
+    straddling = by_kvm & straddles(posts, timeline.acts, n_events)
+    vcpus: list[Array] = [posts.vcpu[straddling]]
+    rows: list[Array] = [posts.row[straddling]]
+    for vcpu, which in maybe_targets(timeline):
+        for at in (posts.at[which], posts.row[which]):
+            vcpus.append(np.full(len(which), vcpu, np.int32))
+            rows.append(at)
+    return np.concatenate(vcpus), np.concatenate(rows)
+
+
+def maybe_targets(timeline: Timeline) -> list[tuple[int, npt.NDArray[np.int64]]]:
+    """Each vCPU that posts of unknown target may have meant, with those posts."""
+    posts = timeline.posts
+    unknown = np.flatnonzero(posts.posted & (posts.vcpu < 0))
+    found = []
+    for vcpu_id in np.unique(posts.vcpu_id[unknown]).tolist():
+        same_id = unknown[posts.vcpu_id[unknown] == vcpu_id]
+        found += [(vcpu, same_id) for vcpu in timeline.vcpus.candidates(vcpu_id)]
+    return found
+
+
+def open_syncs(timeline: Timeline) -> npt.NDArray[np.bool_]:
+    """bool[acts]: whether the put that follows came maybe before the act's sync."""
+    acts, w = timeline.acts, timeline.windows
+    puts = np.flatnonzero((acts.act & _PUT) != 0)  # in the order of `w`
+    early = puts[np.isin(w.reason, _RUNNABLE)]
+    result = np.zeros(len(acts.act), np.bool_)
+    result[early[early > 0] - 1] = True
+    result[:-1] &= acts.vcpu[1:] == acts.vcpu[:-1]
+    return result
