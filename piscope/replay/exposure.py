@@ -181,7 +181,7 @@ def _costs(stimuli: Stimuli, replayed: Replayed, vcpus: int) -> Costs:
     policy = replayed.policy
     last = Letter.PUT_BLOCK_IF0_NOT
     if policy.suppress_at_exit or not policy.block_in_put:  # entries and exits, too
-        last = Letter.NOP
+        last = max(Letter)
     mine = np.flatnonzero(replayed.letters <= last)
     shape = (vcpus, *a.next_set.shape)
     met = (stimuli.vcpu[mine], replayed.walk.before[mine], replayed.letters[mine])

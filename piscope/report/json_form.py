@@ -30,6 +30,8 @@ class Difference:
     residual_by_state       by what the vCPU was doing
     residual_by_exit_reason by the VM-exit it was handling
     costs                   by what is counted
+    host_irqs               known notifications that the host takes as IRQs
+    coalesced               those that met their vector latched already
     """
 
     unloaded_notifications: Bounds
@@ -41,6 +43,8 @@ class Difference:
     residual_by_state: dict[str, Bounds]
     residual_by_exit_reason: dict[str, Bounds]
     costs: dict[str, Bounds]
+    host_irqs: Bounds
+    coalesced: Bounds
 
 
 def as_json(summary: Summary) -> dict[str, Any]:

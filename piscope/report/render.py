@@ -5,6 +5,7 @@
     what the vCPUs did        the timeline in percents, puts by reason
     what became of the notifications     outcomes under each policy, difference
     where the removed ones were          VM, vCPU, put reason, pCPU, windows
+    which handlers            VM-exit reasons that a fast path would help
     exposure                  how often and how long vCPUs were open to them
     what it costs             PIR scans, locked operations, list locks
     what it could not show    one sentence each
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from piscope.report.render_exposure import exposure_section
+from piscope.report.render_handlers import handler_section
 from piscope.report.render_layout import facts, heading, remarks
 from piscope.report.render_outcomes import cost_section, outcome_section
 from piscope.report.render_removed import removed_section
@@ -76,6 +78,7 @@ def _sections(summary: Summary, width: int) -> Iterator[Iterator[RenderableType]
     if summary.policies:
         yield outcome_section(summary, width)
         yield removed_section(summary, width)
+        yield handler_section(summary, width)
         yield exposure_section(summary, width)
         yield cost_section(summary, width)
     yield _gaps(summary)

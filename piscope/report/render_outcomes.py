@@ -65,6 +65,8 @@ def _outcomes(sheet: _Sheet) -> None:
             depth=1,
             unless_zero=True,
         )
+    sheet.row("IRQs that the host takes", _host_irqs, unless_zero=True)
+    sheet.row("latched with another", _coalesced, depth=1, unless_zero=True)
     sheet.row("sent, vCPU not loaded", _in("known", "unloaded_notifications"))
     for label in ("unloaded-host", "wrong-vcpu"):
         sheet.row(OUTCOME_WORDS[label], _in("outcomes", label), depth=1)
@@ -72,7 +74,7 @@ def _outcomes(sheet: _Sheet) -> None:
         sheet.row(words, _in("unloaded_by_reason", label), depth=1, unless_zero=True)
     for label in ("silent-on", "silent-sn"):
         sheet.row(OUTCOME_WORDS[label], _in("outcomes", label))
-    for label in ("silent-pir", "software", "unknown"):
+    for label in ("guest-exit", "silent-pir", "software", "unknown"):
         sheet.row(OUTCOME_WORDS[label], _in("outcomes", label), unless_zero=True)
 
 
@@ -84,7 +86,8 @@ def cost_section(summary: Summary, width: int) -> Iterator[RenderableType]:
             yield note("")
         sheet = _Sheet("", policies)
         for name, words in COST_WORDS.items():
-            sheet.row(words, _in("costs", name))
+            vain = name == "empty_scans"
+            sheet.row(words, _in("costs", name), depth=int(vain), unless_zero=vain)
         yield sheet.grid.render(width)
 
 
@@ -143,6 +146,14 @@ def _in(name: str, key: str) -> _Key:
         return counts.get(key, Bounds())
 
     return value
+
+
+def _host_irqs(of: PolicySummary | Difference) -> Bounds:
+    return of.host_irqs
+
+
+def _coalesced(of: PolicySummary | Difference) -> Bounds:
+    return of.coalesced
 
 
 def _some(counts: Mapping[str, Bounds]) -> bool:

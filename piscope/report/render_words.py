@@ -36,6 +36,7 @@ OUTCOME_WORDS = {
     "silent-pir": "silenced by PIR: vector is pending",
     "software": "by KVM, which sent no IRQ",
     "unknown": "unknown: timeline not sure",
+    "guest-exit": "VM-exit and IRQ: L2, or no APICv",
 }
 """PolicySummary.outcomes, in the order in which they are told."""
 
@@ -81,6 +82,7 @@ KIND_HEADINGS = {
 
 COST_WORDS = {
     "pir_scans": "PIR scans",
+    "empty_scans": "of them in vain: PIR was empty",
     "locked_ops": "locked operations",
     "list_locks": "wakeup list locks",
 }

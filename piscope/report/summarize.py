@@ -11,6 +11,7 @@ from piscope import __version__
 from piscope.report.analyzed import Analyzed
 from piscope.report.gaps import cannot_tell
 from piscope.report.selection import Selection
+from piscope.report.summarize_handlers import observed, summarize_handlers
 from piscope.report.summarize_policy import summarize_policy
 from piscope.report.summarize_removed import summarize_removed
 from piscope.report.summary import (
@@ -50,6 +51,8 @@ def summarize(analysis: Analyzed, selection: Selection | None = None) -> Summary
         policies=policies,
         removed=summarize_removed(analysis, chosen, selection),
         narrowed=selection.as_text(),
+        handlers=summarize_handlers(analysis, chosen, selection),
+        observed=observed(analysis.events),
     )
     summary.cannot_tell = cannot_tell(summary, analysis.events, timeline)
     return summary

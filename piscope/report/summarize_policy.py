@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from piscope.outcomes import Hit, PolicyResult
+from piscope.outcomes import Findings, Hit, PolicyResult, Row
 from piscope.report.analyzed import UNLOADED, Analyzed
 from piscope.report.selection import Selection
 from piscope.report.summary import Bounds, Exposed, PolicySummary
@@ -105,11 +105,40 @@ def summarize_policy(
         },
         costs={
             name: Bounds(*(int(x) for x in getattr(result.costs, name)[chosen].sum(0)))
-            for name in ("pir_scans", "locked_ops", "list_locks")
+            for name in ("pir_scans", "empty_scans", "locked_ops", "list_locks")
         },
         contradictions=result.contradictions,
         hidden_windows=hidden + open_slack,
+        host_irqs=_host_irqs(f, mine),
+        coalesced=_coalesced(f, mine & f.maybe(Hit.HOST, Hit.UNLOADED_HOST)),
+        rows=_rows(f.row[mine]),
+        not_certain=int((mine & ~f.certain).sum()),
     )
+
+
+_AS_IRQ = (Hit.HOST, Hit.UNLOADED_HOST, Hit.GUEST_EXIT)
+
+
+def _host_irqs(f: Findings, mine: Array) -> Bounds:
+    """IRQs 0xF2, those counted once that are latched together."""
+    surely = mine & f.surely(*_AS_IRQ) & (f.coalesced == 0)
+    maybe = mine & f.maybe(*_AS_IRQ) & (f.coalesced != 1)
+    return Bounds(int(surely.sum()), int(maybe.sum()))
+
+
+def _coalesced(f: Findings, sent: Array) -> Bounds:
+    surely = int((sent & (f.coalesced == 1)).sum())
+    return Bounds(surely, surely + int((sent & (f.coalesced < 0)).sum()))
+
+
+def _rows(bits: Array) -> dict[str, int]:
+    """Posts by the rows of the state table that they may be, most first."""
+    values, counts = np.unique(bits, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return {
+        "|".join(row.label for row in Row if int(values[i]) >> row & 1): int(counts[i])
+        for i in order
+    }
 
 
 def _widened(known: Bounds, unseen: int, slack: int) -> Bounds:

@@ -16,7 +16,9 @@ __all__ = (
     "Bounds",
     "Exposed",
     "Group",
+    "Handler",
     "LossLine",
+    "Observed",
     "PolicySummary",
     "Question",
     "Removed",
@@ -212,6 +214,14 @@ class PolicySummary:
     hidden_windows          of the unloaded ones that can't be excluded: in windows that
                             no event shows (visits to userspace, and losses whose place
                             is not known)
+    host_irqs               known notifications 0xF2 that the host takes as IRQs, those
+                            that are latched together counted once
+    coalesced               known ones that met 0xF2 latched already on the same pCPU:
+                            no IRQ of their own
+    rows                    known posts by what their vCPU was doing, as rows of the
+                            state table (`pi_semantics`, 8.1); `5|9` where the trace
+                            can't tell rows apart
+    not_certain             known posts whose outcome the trace leaves open
     """
 
     name: str
@@ -231,6 +241,10 @@ class PolicySummary:
     costs: dict[str, Bounds]
     contradictions: int
     hidden_windows: int = 0
+    host_irqs: Bounds = field(default_factory=Bounds)
+    coalesced: Bounds = field(default_factory=Bounds)
+    rows: dict[str, int] = field(default_factory=dict)
+    not_certain: int = 0
 
 
 @dataclass(slots=True)
@@ -294,6 +308,46 @@ class Removed:
 
 
 @dataclass(slots=True)
+class Handler:
+    """What KVM did behind the VM-exits of one reason.
+
+    reason            its number
+    name              KVM's name of it
+    exits             VM-exits of that reason
+    straight_back     of them: the entry follows, without a sleep, a halt or userspace
+    host_ns           time in KVM behind them, without polling
+    straight_back_ns  time from exit to entry of those that go straight back
+    residual          by policy: known notifications that hit such a handler
+    savable           of those: sent to a handler that went straight back, so that one
+                      with IRQs off would have saved the IRQ
+    """
+
+    reason: int
+    name: str
+    exits: int
+    straight_back: int
+    host_ns: int
+    straight_back_ns: int
+    residual: dict[str, Bounds]
+    savable: dict[str, Bounds]
+
+
+@dataclass(slots=True)
+class Observed:
+    """Notifications of the captured kernel that left an event of their own.
+
+    notification_exits    VM-exits by vector 0xF2: L2 ran, or APICv was inhibited; null:
+                          kvm_exit does not tell the vector
+    wakeup_exits          VM-exits by vector 0xF1; null likewise
+    wakeup_handler_calls  hits of a probe on pi_wakeup_handler; null: no such probe
+    """
+
+    notification_exits: int | None
+    wakeup_exits: int | None
+    wakeup_handler_calls: int | None
+
+
+@dataclass(slots=True)
 class Summary:
     """A whole analysis, ready to be rendered.
 
@@ -306,6 +360,8 @@ class Summary:
     removed          the second policy against the first; null: not two policies
     narrowed         the options that narrowed the report, as given
     cannot_tell      what the trace could not show, a sentence each
+    handlers         the VM-exit reasons, most known residual notifications first
+    observed         notifications that left an event; null: not looked for
     """
 
     schema_version: int
@@ -317,6 +373,8 @@ class Summary:
     removed: Removed | None
     narrowed: dict[str, str]
     cannot_tell: list[str] = field(default_factory=list)
+    handlers: list[Handler] = field(default_factory=list)
+    observed: Observed | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The summary as plain dicts, lists and numbers, in the order of the JSON."""
