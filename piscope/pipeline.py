@@ -10,7 +10,13 @@ from dataclasses import dataclass
 
 from piscope.events.catalog import analysis_fields
 from piscope.events.normalize import collect
-from piscope.model.policy import POLICIES, Policy, policy_of_release
+from piscope.model.policy import (
+    DEFAULT_PLATFORM,
+    POLICIES,
+    Platform,
+    Policy,
+    policy_of_release,
+)
 from piscope.outcomes import PolicyResult
 from piscope.replay.exposure import expose, posting_by_hardware
 from piscope.replay.fastpath import DEFAULT_FASTPATH
@@ -54,6 +60,7 @@ def analyze(
     policies: tuple[str, ...] = DEFAULT_POLICIES,
     posted: Posted = "msi",
     fastpath: frozenset[int] = DEFAULT_FASTPATH,
+    platform: Platform = DEFAULT_PLATFORM,
     ignore: tuple[str, ...] = (),
     cpus: frozenset[int] | None = None,
     start_ns: int | None = None,
@@ -63,10 +70,11 @@ def analyze(
 ) -> Analysis:
     """Analyze one open trace.
 
-    `fastpath` are the exit reasons that the policy more-fastpath shelters, `ignore`
-    are patterns of events to treat as absent, `cpus`, `start_ns` and `end_ns`
-    narrow what is read; `tsc_khz` is the frequency of a raw x86-tsc clock; `progress`
-    is told the name of each stage as it begins.
+    `fastpath` are the exit reasons that the policy more-fastpath shelters, `platform`
+    is what the replayed host and VM offer, `ignore` are patterns of events to treat
+    as absent, `cpus`, `start_ns` and `end_ns` narrow what is read; `tsc_khz` is the
+    frequency of a raw x86-tsc clock; `progress` is told the name of each stage as it
+    begins.
 
     Raises UnanswerableError for a trace without vCPUs of an Intel host.
     """
@@ -87,7 +95,7 @@ def analyze(
     walks: dict[str, Replayed] = {}
     for name in policies:
         progress(f"replay {name}")
-        walks[name] = replay(timeline, stimuli, POLICIES[name], fastpath=fastpath)
+        walks[name] = replay(timeline, stimuli, POLICIES[name], platform, fastpath)
         results[name] = _result(POLICIES[name], timeline, stimuli, walks[name], places)
     return Analysis(
         events=events,

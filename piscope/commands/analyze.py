@@ -24,6 +24,22 @@ __all__ = ("analyze",)
     " suppress-on-put]",
 )
 @click.option(
+    "--fastpath",
+    metavar="REASONS",
+    help="VM-exit reasons that the policy more-fastpath keeps IRQs off for, by name or"
+    " number.  [default: EPT_MISCONFIG,IO_INSTRUCTION]",
+)
+@click.option(
+    "--platform",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="What the replayed host and VM offer, where it is not a VM that needs PI"
+    " wakeup: assigned_device, vtd_posting, ipiv, apicv, apicv_active,"
+    " irqchip_in_kernel or td_vcpu = yes or no; gate = 5.10, 5.15, 6.0, 6.15 or 6.17,"
+    " the kernel whose rule decides whether PI wakeup is needed; preempted_rule ="
+    " 5.10, 5.14, 6.11 or 6.12, whose rule decides what is preempted. Repeatable.",
+)
+@click.option(
     "--posted",
     type=click.Choice(("msi", "none")),
     default="msi",
@@ -77,6 +93,8 @@ __all__ = ("analyze",)
 def analyze(
     traces: tuple[str, ...],
     policies: tuple[str, ...],
+    fastpath: str | None,
+    platform: tuple[str, ...],
     posted: Literal["msi", "none"],
     ignore: tuple[str, ...],
     vms: str | None,
@@ -101,6 +119,8 @@ def analyze(
 
     request = Request(
         policies=policies,
+        fastpath=fastpath,
+        platform=platform,
         posted=posted,
         ignore=ignore,
         vms=vms,

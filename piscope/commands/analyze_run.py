@@ -21,10 +21,12 @@ from piscope import pipeline
 from piscope.allocator import keep_freed_memory
 from piscope.commands.moments import parse_moment
 from piscope.commands.opening import opened
+from piscope.commands.platform_option import parse_exit_reasons, parse_platform
 from piscope.commands.progress import Progress
 from piscope.commands.selection import parse_numbers
 from piscope.commands.survey import Survey, survey
-from piscope.errors import PiscopeError
+from piscope.errors import PiscopeError, UsageError
+from piscope.replay.fastpath import DEFAULT_FASTPATH
 from piscope.replay.stimuli import Posted
 from piscope.report.json_form import as_json
 from piscope.report.render import LEAST_COLUMNS, render
@@ -51,6 +53,8 @@ class Request:
     """What a user asked of each trace, as it was written.
 
     policies     names; empty: the default two
+    fastpath     exit reasons for more-fastpath; None: the default
+    platform     NAME=VALUE each; empty: a VM that needs PI wakeup
     posted       "msi" or "none"
     ignore       patterns of events to treat as absent
     vms, cpus    lists such as `0-3,5`; None: all
@@ -60,6 +64,8 @@ class Request:
     """
 
     policies: tuple[str, ...] = ()
+    fastpath: str | None = None
+    platform: tuple[str, ...] = ()
     posted: Posted = "msi"
     ignore: tuple[str, ...] = ()
     vms: str | None = None
@@ -95,6 +101,13 @@ def analyze_all(
     for text in (request.start, request.end):
         if text is not None:
             parse_moment(text)
+    parse_platform(request.platform)
+    if request.fastpath is not None:
+        parse_exit_reasons(request.fastpath)
+        if "more-fastpath" not in request.policies:
+            raise UsageError(
+                "--fastpath is for the policy more-fastpath: add --policy more-fastpath"
+            )
     summaries: list[Summary] = []
     failed = unknown = False
     for trace in traces:
@@ -177,6 +190,12 @@ def _analyzed(
             policies=tuple(dict.fromkeys(request.policies))
             or pipeline.DEFAULT_POLICIES,
             posted=request.posted,
+            fastpath=(
+                DEFAULT_FASTPATH
+                if request.fastpath is None
+                else parse_exit_reasons(request.fastpath)
+            ),
+            platform=parse_platform(request.platform),
             ignore=request.ignore,
             start_ns=start_ns,
             end_ns=end_ns,
@@ -187,6 +206,12 @@ def _analyzed(
     for name, text in (("from", request.start), ("to", request.end)):
         if text is not None:
             summary.narrowed[name] = text
+    for name, text in (
+        ("fastpath", request.fastpath),
+        ("platform", ", ".join(request.platform)),
+    ):
+        if text:
+            summary.question.replayed_with[name] = text
     return summary, analysis.timeline
 
 

@@ -18,7 +18,7 @@ Source: `pi_semantics`, section 8.1; numbers of its rows are given below.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,9 @@ from piscope.model.policy import DEFAULT_PLATFORM, Platform, Policy
 from piscope.outcomes import Findings, Hit, Row, hit_bits, row_bits
 from piscope.replay.automaton import Automaton, Ranges
 from piscope.replay.fastpath import DEFAULT_FASTPATH, sheltered_entries
+from piscope.replay.hidden_posts import window_of
 from piscope.replay.latched import Sent, coalesced
+from piscope.replay.open_order import OpenPosts, straddles, widen_open_orders
 from piscope.replay.pcpus import Occupancy
 from piscope.replay.pre_block import with_pre_block
 from piscope.replay.rows import (
@@ -40,9 +42,9 @@ from piscope.replay.rows import (
 )
 from piscope.replay.scan import Walk, scan
 from piscope.replay.software_posts import classify_software_posts
-from piscope.replay.stimuli import Stimuli, window_of
+from piscope.replay.stimuli import Stimuli
 from piscope.sources.raw import Array
-from piscope.tables import Intervals, Kind, Timeline
+from piscope.tables import Intervals, Kind, PutReason, Timeline
 
 __all__ = ("Replayed", "find", "replay")
 
@@ -86,6 +88,7 @@ def replay(
 ) -> Replayed:
     """Walk all stimuli under one policy, from any legal state."""
     automaton = Automaton.for_policy(policy, platform)
+    stimuli = _with_preempted(timeline, stimuli, platform)
     letters, vector, starts = stimuli.letter, stimuli.vector, stimuli.starts
     added = None
     if not policy.block_in_put:
@@ -109,6 +112,24 @@ def replay(
         sheltered=sheltered_entries(timeline.acts, reasons),
         more=more,
     )
+
+
+def _with_preempted(
+    timeline: Timeline, stimuli: Stimuli, platform: Platform
+) -> Stimuli:
+    """The stimuli as a kernel would meet them whose `preempted` has another condition.
+
+    Up to 6.10 a vCPU that is switched out runnable is preempted, also in an ioctl other
+    than KVM_RUN.
+    """
+    if platform.preempted_rule not in ("5.10", "5.14"):
+        return stimuli
+    put = np.flatnonzero(stimuli.letter == Letter.PUT_RUN_NOT)
+    put = put[stimuli.window[put] >= 0]
+    runnable = timeline.windows.reason[stimuli.window[put]] == PutReason.RUNNABLE
+    letter = stimuli.letter.copy()
+    letter[put[runnable]] = Letter.PUT_RUN_PREEMPTED
+    return replace(stimuli, letter=letter)
 
 
 def find(
@@ -173,6 +194,16 @@ def find(
     bits = rows_of(timeline, stimuli, targets, places)
     _in_guest(timeline, places, targets, possible, bits)
     _of_policy(replayed, targets, reason, possible, bits)
+
+    # --- which of two came first
+    traced = np.maximum(stimuli.post[post], 0)
+    meanwhile = straddles(timeline.posts, timeline.acts, len(places.events))
+    open_ = OpenPosts(
+        hidden=hidden,
+        by_kvm=replayed.letters[post] != Letter.POST_HW,
+        straddling=~hidden & np.append(meanwhile, False)[traced],
+    )
+    widen_open_orders(timeline, open_, window, possible)
 
     # --- what the timeline itself is not sure of
     if len(w):

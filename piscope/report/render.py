@@ -89,6 +89,9 @@ def _opening(summary: Summary) -> Iterator[RenderableType]:
     rows = [
         ("question", f"--posted {summary.question.posted}: {summary.question.text}")
     ]
+    if summary.question.replayed_with:
+        options = summary.question.replayed_with.items()
+        rows.append(("replayed", "; ".join(f"--{k} {v}" for k, v in options)))
     if summary.narrowed:
         rows.append(
             ("only", "; ".join(f"--{k} {v}" for k, v in summary.narrowed.items()))

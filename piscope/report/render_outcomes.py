@@ -44,6 +44,9 @@ def outcome_section(summary: Summary, width: int) -> Iterator[RenderableType]:
         sheet.row("of them wrong vCPU", lambda p: p.wrong_vcpu, depth=1)
         sheet.row("to loaded vCPUs in the host", lambda p: p.residual_notifications)
         yield sheet.grid.render(width)
+    for policy in summary.policies.values():
+        if policy.as_if:
+            yield note(f"{policy.name}: {policy.as_if}")
     if len(summary.policies) > 1 and known:
         yield note(
             "A range: what the trace proves, and what it can't exclude. Negative: fewer"

@@ -113,7 +113,22 @@ def summarize_policy(
         coalesced=_coalesced(f, mine & f.maybe(Hit.HOST, Hit.UNLOADED_HOST)),
         rows=_rows(f.row[mine]),
         not_certain=int((mine & ~f.certain).sum()),
+        as_if=_as_if(result.policy, analysis.captured.policy),
     )
+
+
+_NO_KERNEL = ("suppress-at-exit", "more-fastpath", "no-suppression")
+
+
+def _as_if(policy: str, captured: str | None) -> str:
+    if policy in _NO_KERNEL:
+        return "hypothetical, as if the timeline were the same; no kernel does this."
+    if policy.startswith("legacy-") and captured != policy:
+        return (
+            "as if that kernel had met this trace: the wakeup vector from before"
+            " halt-polling on, and no lock in a load that changes nothing."
+        )
+    return ""
 
 
 _AS_IRQ = (Hit.HOST, Hit.UNLOADED_HOST, Hit.GUEST_EXIT)

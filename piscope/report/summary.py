@@ -160,6 +160,7 @@ class Question:
     not_posted    accepts that never went through PIR (APICv off)
     no_target     posts to a vcpu_id that several vCPUs have
     text          one sentence for people
+    replayed_with the options `fastpath` and `platform`, as given
     """
 
     posted: str
@@ -169,6 +170,7 @@ class Question:
     not_posted: int
     no_target: int
     text: str
+    replayed_with: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -222,6 +224,8 @@ class PolicySummary:
                             state table (`pi_semantics`, 8.1); `5|9` where the trace
                             can't tell rows apart
     not_certain             known posts whose outcome the trace leaves open
+    as_if                   in what way the replay is not what a kernel of that policy
+                            would have shown, for people; empty: nothing to say
     """
 
     name: str
@@ -245,6 +249,7 @@ class PolicySummary:
     coalesced: Bounds = field(default_factory=Bounds)
     rows: dict[str, int] = field(default_factory=dict)
     not_certain: int = 0
+    as_if: str = ""
 
 
 @dataclass(slots=True)
