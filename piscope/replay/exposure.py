@@ -18,6 +18,7 @@ from piscope.model.letters import Letter
 from piscope.outcomes import Costs, Exposure, Findings, Hit, Residual
 from piscope.replay.automaton import Ranges
 from piscope.replay.findings import Replayed
+from piscope.replay.hidden_posts import posts_of_kvm
 from piscope.replay.pcpus import Occupancy
 from piscope.replay.stimuli import Stimuli
 from piscope.tables import Kind, PutReason, Timeline
@@ -129,8 +130,9 @@ def _residual(
     # (what they read is ON of the captured kernel, which SN did not silence)
     at = at[(a.on.min[walk.before[at]] == 0) & (a.sn.min[walk.before[at]] == 0)]
     surely = a.on.max[walk.before[at]] == 0
-    # and ON that was set while the put ran (row 11)
+    # and ON that was set while the put ran (row 11), if not by KVM
     within = np.flatnonzero((w.on_before == 0) & (w.on_put == 1))
+    by_kvm, _ = posts_of_kvm(timeline)
     if replayed.policy.suppress_at_exit:
         within = within[:0]
     # Each stretch in the host ends with an entry or a put. One that begins with ON
@@ -148,9 +150,7 @@ def _residual(
     return _rows(
         timeline,
         np.concatenate([stimuli.window[at], within, -1 - ends]),
-        np.concatenate(
-            [surely, np.ones(len(within), np.bool_), np.zeros(len(ends), np.bool_)]
-        ),
+        np.concatenate([surely, ~by_kvm[within], np.zeros(len(ends), np.bool_)]),
         np.arange(len(at) + len(within) + len(ends)) < len(at) + len(within),
         stimuli,
     )

@@ -14,13 +14,17 @@ known, and what follows (a probe, an entry) narrows it down again:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
+from piscope.outcomes import Hit, hit_bits
+from piscope.replay.hidden_posts import hidden_posts, maybe_targets
 from piscope.sources.raw import Array
 from piscope.tables import Acts, Posts, PutReason, Timeline
 
-__all__ = ("maybe_targets", "open_posts", "open_syncs", "straddles")
+__all__ = ("OpenPosts", "open_posts", "open_syncs", "straddles", "widen_open_orders")
 
 # piscope.timeline.lifecycle.Act
 _PUT = 2
@@ -31,6 +35,20 @@ _RUNNABLE = (
     PutReason.RUNNABLE,
     PutReason.UNKNOWN,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPosts:
+    """What `widen_open_orders` has to know of each post that is replayed; bool[n].
+
+    hidden     probes betray it, no event shows it
+    by_kvm     replayed as KVM's own
+    straddling its target did something while KVM was posting
+    """
+
+    hidden: npt.NDArray[np.bool_]
+    by_kvm: npt.NDArray[np.bool_]
+    straddling: npt.NDArray[np.bool_]
 
 
 def straddles(posts: Posts, acts: Acts, n_events: int) -> npt.NDArray[np.bool_]:
@@ -62,17 +80,6 @@ def open_posts(
     return np.concatenate(vcpus), np.concatenate(rows)
 
 
-def maybe_targets(timeline: Timeline) -> list[tuple[int, npt.NDArray[np.int64]]]:
-    """Each vCPU that posts of unknown target may have meant, with those posts."""
-    posts = timeline.posts
-    unknown = np.flatnonzero(posts.posted & (posts.vcpu < 0))
-    found = []
-    for vcpu_id in np.unique(posts.vcpu_id[unknown]).tolist():
-        same_id = unknown[posts.vcpu_id[unknown] == vcpu_id]
-        found += [(vcpu, same_id) for vcpu in timeline.vcpus.candidates(vcpu_id)]
-    return found
-
-
 def open_syncs(timeline: Timeline) -> npt.NDArray[np.bool_]:
     """bool[acts]: whether the put that follows came maybe before the act's sync."""
     acts, w = timeline.acts, timeline.windows
@@ -82,3 +89,32 @@ def open_syncs(timeline: Timeline) -> npt.NDArray[np.bool_]:
     result[early[early > 0] - 1] = True
     result[:-1] &= acts.vcpu[1:] == acts.vcpu[:-1]
     return result
+
+
+def widen_open_orders(
+    timeline: Timeline,
+    posts: OpenPosts,
+    window: npt.NDArray[np.int64],
+    possible: npt.NDArray[np.uint16],
+) -> None:
+    """Add the outcomes that a post has if another one came first, or came later.
+
+    Of a window into which hardware posted unseen and KVM as well, each may have been
+    the first: what the replay gave the unseen one, the first, or silence by ON. And a
+    post of KVM's whose target entered or left its guest meanwhile found it in either
+    place; its notification may have come behind the exit (pi_semantics 8.3, R5).
+    """
+    _, open_order = hidden_posts(timeline)
+    inside = window >= 0
+    at = np.flatnonzero(inside)
+    at = at[open_order[window[at]]]
+    first = np.zeros(len(open_order), np.uint16)
+    unseen = at[posts.hidden[at]]
+    first[window[unseen]] = possible[unseen]
+    by_hardware = at[~posts.by_kvm[at]]
+    possible[by_hardware] |= first[window[by_hardware]]
+    possible[at] |= hit_bits(Hit.SILENT_ON)
+    possible[at[posts.by_kvm[at]]] |= hit_bits(Hit.SOFTWARE)
+    straddling = posts.by_kvm & posts.straddling
+    possible[straddling] |= hit_bits(Hit.SOFTWARE)
+    possible[straddling & ~inside] |= hit_bits(Hit.GUEST, Hit.HOST)

@@ -9,7 +9,8 @@ from timeline.scene import HLT, SLEEPS, Scene, Vcpu
 from timeline.streams import scenes
 
 from piscope.model.letters import Letter
-from piscope.replay.stimuli import Posted, build_stimuli, hidden_posts, window_of
+from piscope.replay.hidden_posts import hidden_posts, window_of
+from piscope.replay.stimuli import Posted, build_stimuli
 
 
 def letters(scene: Scene, posted: Posted = "msi", vcpu: int = 0) -> list[str]:

@@ -1,0 +1,90 @@
+"""Windows into which hardware posted unseen, as the probes at their ends betray.
+
+    pi_put ------------------------------- pi_load
+    ON=0, PIR={}     post by hardware      ON=1, or PIR={0x41}
+
+What KVM posted meanwhile is known, and explains as much.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from piscope.sources.raw import Array
+from piscope.tables import Timeline, Windows
+
+__all__ = ("hidden_posts", "maybe_targets", "posts_of_kvm", "window_of")
+
+
+def hidden_posts(
+    timeline: Timeline,
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Per window: hardware posted into it; and whether its order among KVM's is open.
+
+    Only probed windows can tell. A bit that PIR gained, or ON set while SN was 0, is
+    a post; where KVM posted into the same window, or may have, only a vector that KVM
+    did not post is surely not KVM's, and which of them came first stays open.
+    """
+    w = timeline.windows
+    gained = w.probed & w.new_pir.any(axis=1)
+    turned_on = w.probed & (w.on_put == 0) & (w.on_load == 1)
+    by_kvm, kvm_bits = posts_of_kvm(timeline)
+    foreign = (w.new_pir & ~kvm_bits).any(axis=1) & w.probed
+    hidden = np.where(by_kvm, foreign, gained | turned_on)
+    return hidden, hidden & by_kvm
+
+
+def posts_of_kvm(timeline: Timeline) -> tuple[Array, Array]:
+    """Per window: whether KVM posted into it, and the vectors as PIR bits.
+
+    A post whose target is not known counts for every vCPU that it may have meant, and
+    one that was under way when the window began, or ended, counts as well.
+    """
+    w, posts = timeline.windows, timeline.posts
+    some = np.zeros(len(w), np.bool_)
+    bits = np.zeros((len(w), 4), np.uint64)
+
+    def add(which: Array, vcpu: Array) -> None:
+        begun = window_of(w, vcpu, posts.at[which])
+        over = window_of(w, vcpu, posts.row[which])
+        for at in (begun, np.where(over == begun, -1, over)):
+            inside = at >= 0
+            some[at[inside]] = True
+            vector = posts.vector[which[inside]].astype(np.int64)
+            np.bitwise_or.at(
+                bits,
+                (at[inside], vector >> 6),
+                np.uint64(1) << (vector & 63).astype(np.uint64),
+            )
+
+    known = np.flatnonzero(posts.posted & (posts.vcpu >= 0))
+    add(known, posts.vcpu[known])
+    for vcpu, which in maybe_targets(timeline):
+        add(which, np.full(len(which), vcpu, np.int32))
+    return some, bits
+
+
+def window_of(w: Windows, vcpu: Array, row: Array) -> npt.NDArray[np.int64]:
+    """The window in which each (vCPU, row of EVENTS) lies, -1: the vCPU is loaded."""
+    if not len(w):
+        return np.full(len(vcpu), -1, np.int64)
+    span = int(max(w.put_row.max(initial=0), row.max(initial=0))) + 2
+    key = w.vcpu.astype(np.int64) * span + w.put_row
+    at = np.searchsorted(key, vcpu.astype(np.int64) * span + row, side="right") - 1
+    found = np.maximum(at, 0)
+    inside = (at >= 0) & (w.vcpu[found] == vcpu)
+    inside &= row < w.end_row[found]
+    result: npt.NDArray[np.int64] = np.where(inside, at, -1)
+    return result
+
+
+def maybe_targets(timeline: Timeline) -> list[tuple[int, npt.NDArray[np.int64]]]:
+    """Each vCPU that posts of unknown target may have meant, with those posts."""
+    posts = timeline.posts
+    unknown = np.flatnonzero(posts.posted & (posts.vcpu < 0))
+    found = []
+    for vcpu_id in np.unique(posts.vcpu_id[unknown]).tolist():
+        same_id = unknown[posts.vcpu_id[unknown] == vcpu_id]
+        found += [(vcpu, same_id) for vcpu in timeline.vcpus.candidates(vcpu_id)]
+    return found
