@@ -346,8 +346,16 @@ class Decoder:
         else:
             fields = [f for f in map(layout.field, names) if f is not None]
         payload = Payload(rows=rows, columns={})
+        room = np.minimum(lengths, len(data) - starts)
+        # In the usual case no record is shorter than its event's fields are.
+        least = int(room.min(initial=_MAX_RECORD_BYTES))
+        if int(starts.min(initial=0)) < 0:
+            least = 0
         for field in fields:
-            values, valid = self.column(data, starts, lengths, field)
+            if field.offset + field.size <= least:
+                values, valid = self._present(data, starts, room, field)
+            else:
+                values, valid = self.column(data, starts, lengths, field)
             payload.columns[field.name] = values
             if valid is not None:
                 payload.valid[field.name] = valid

@@ -200,10 +200,12 @@ def _find_entries(
             position = after
             continue
         bad = after > limit
-        found.append(position[~bad].astype(np.int32))
-        page = position[bad] // page_words
-        pages.stop[page] -= (limit[bad] - position[bad]) * 4
-        pages.damaged[page] = ~pages.cut[page]
+        if bad.any():
+            page = position[bad] // page_words
+            pages.stop[page] -= (limit[bad] - position[bad]) * 4
+            pages.damaged[page] = ~pages.cut[page]
+            position = position[~bad]
+        found.append(position.astype(np.int32))
         limit, position = limit[live], after[live]
     if not found:
         return np.zeros(0, np.int32)
@@ -243,7 +245,7 @@ def _read_entries(
         pages.events[:] = np.diff(bounds)
         return Entries(
             page=np.repeat(np.arange(len(pages.ts), dtype=np.int32), pages.events),
-            at=(place + 1) << 2,
+            at=_record_bytes(place),
             length=(kind << np.uint32(2)).view(np.int32),
             ts=_times(ticks, pages.ts, bounds),
         )
@@ -258,7 +260,7 @@ def _read_entries(
     else:
         ts = _times(ticks, pages.ts, bounds)
     length = (kind << np.uint32(2)).view(np.int32)
-    record = (place + 1) << 2
+    record = _record_bytes(place)
     long = special[types == 0]
     length[long] = (second[types == 0] - np.uint32(4)).view(np.int32)
     record[long] += 4
@@ -268,14 +270,25 @@ def _read_entries(
     return Entries(page=page, at=record[event], length=length[event], ts=ts[event])
 
 
-# The time after each entry: its sub-buffer's, and all deltas since. Differences of a
-# running sum are exact even where the sum itself wraps around 2**64.
-def _times(ticks: Times, page_ts: Times, bounds: Index) -> Times:
-    total = np.zeros(len(ticks) + 1, np.uint64)
-    np.cumsum(ticks, out=total[1:])
-    ts = total[1:]
-    ts += np.repeat(page_ts - total[bounds[:-1]], np.diff(bounds))
-    return ts
+# The byte behind each entry's header, in place of its word.
+def _record_bytes(place: Index) -> Index:
+    place <<= 2
+    place += 4
+    return place
+
+
+# The time after each entry: that of its segment (sub-buffer), and all deltas since.
+# One running sum through all segments: the first delta of each makes up for where
+# the one before ended. Modulo 2**64, and so exact. Uses `ticks` up.
+def _times(ticks: Times, base: Times, bounds: Index) -> Times:
+    filled = bounds[1:] > bounds[:-1]
+    starts, base = bounds[:-1][filled], base[filled]
+    if len(starts):
+        ends = base + np.add.reduceat(ticks, starts)
+        ticks[starts] += base
+        ticks[starts[1:]] -= ends[:-1]
+        np.cumsum(ticks, out=ticks)
+    return ticks
 
 
 # The same where absolute stamps replace the time. They have 59 bits, the others are
@@ -293,7 +306,7 @@ def _stamped_times(ticks: Times, stamps: Index, page_ts: Times, bounds: Index) -
         base = np.concatenate((page_ts, value))
         by_place = np.argsort(segment, kind="stable")
         starts = np.append(segment[by_place], bounds[-1])
-        return _times(ticks, base[by_place], starts)
+        return _times(ticks.copy(), base[by_place], starts)
 
     ts = with_base()
     before = np.where(stamps > bounds[page], ts[stamps - 1], page_ts[page])
