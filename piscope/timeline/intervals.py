@@ -83,9 +83,7 @@ def tile(
     for column in (lanes.lane, cpu, certain, reason):
         keep[1:] |= column[1:] != column[:-1]
     picked = np.flatnonzero(keep)
-    off_until_ns = np.where(
-        _IS_EXIT[lanes.mark[picked]], lanes.off_until_ns[picked], np.int64(begin_ns)
-    )
+    del keep
 
     # one more row at the head of each lane, for the time before its first event
     lengths = np.diff(np.append(lanes.starts, n))
@@ -94,28 +92,55 @@ def tile(
     head_cpu = np.full(len(vcpus), -1, np.int32)
     head_cpu[from_guest] = lanes.cpu[lanes.starts[from_guest]]
     at = np.searchsorted(picked, lanes.starts)
+    mark = np.insert(picked, at, _HEAD)
+    heads = at + np.arange(len(vcpus))
+    del picked
 
-    def spliced(values: Array, head: Array | int) -> Array:
-        return np.insert(values, at, head)
+    def of_marks(values: Array, head: Array | int) -> Array:
+        if not n:
+            return np.full(len(mark), head, values.dtype)
+        found: Array = values[mark]
+        found[heads] = head
+        return found
 
-    vcpu = spliced(lanes.lane[picked], np.arange(len(vcpus), dtype=np.int32))
-    start = spliced(np.clip(lanes.ts_ns[picked], begin_ns, finish_ns), begin_ns)
-    end = np.full(len(vcpu), finish_ns, np.int64)
-    same = vcpu[1:] == vcpu[:-1]
-    end[:-1][same] = start[1:][same]
+    start_ns = of_marks(lanes.ts_ns, begin_ns)
+    np.clip(start_ns, begin_ns, finish_ns, out=start_ns)
+    end_ns = np.empty_like(start_ns)
+    end_ns[:-1] = start_ns[1:]
+    end_ns[heads[1:] - 1] = finish_ns
+    end_ns[-1:] = finish_ns
     head_kind = np.where(from_guest, Kind.GUEST, Kind.UNKNOWN).astype(np.uint8)
-    result = Intervals(
-        vcpu=vcpu,
-        kind=spliced(kind[picked], head_kind),
-        start_ns=start,
-        end_ns=end,
-        cpu=spliced(cpu[picked], head_cpu),
-        reason=spliced(reason[picked], -1),
-        certain=spliced(certain[picked], from_guest),
-        row=spliced(lanes.row[picked], -1),
-    )
-    return _split_irqs_off(result, spliced(off_until_ns, begin_ns))
+    kind = of_marks(kind, head_kind)
+    off_until_ns = of_marks(lanes.off_until_ns, begin_ns)
+    off_until_ns[~of_marks(_IS_EXIT[lanes.mark], False)] = begin_ns
+    np.minimum(off_until_ns, end_ns, out=off_until_ns)
+    parted, times = _parts(kind, start_ns, end_ns, off_until_ns, heads)
 
+    first = np.cumsum(times, dtype=np.int64)[parted] - times[parted]
+    second = first[times[parted] == 2] + 1
+    until_ns = off_until_ns[parted]
+    del off_until_ns
+    kind, start_ns, end_ns = (np.repeat(c, times) for c in (kind, start_ns, end_ns))
+    kind[first] = Kind.HOST_IRQS_OFF
+    end_ns[first] = until_ns
+    start_ns[second] = end_ns[second - 1]
+    heads = np.flatnonzero(np.repeat(mark == _HEAD, times))
+    mark = np.repeat(mark, times)
+    left = np.flatnonzero(times[at + np.arange(len(vcpus))])
+    return Intervals(
+        vcpu=of_marks(lanes.lane, left),
+        kind=kind,
+        start_ns=start_ns,
+        end_ns=end_ns,
+        cpu=of_marks(cpu, head_cpu[left]),
+        reason=of_marks(reason, -1),
+        certain=of_marks(certain, from_guest[left]),
+        row=of_marks(lanes.row, -1),
+    )
+
+
+# In place of a mark's index, where no mark begins the interval.
+_HEAD = -1
 
 _IS_EXIT = np.zeros(len(Mark), np.bool_)
 _IS_EXIT[[Mark.EXIT, Mark.EXIT_HALT]] = True
@@ -132,48 +157,33 @@ _AFTER_EXIT[[Kind.HOST, Kind.POLL, Kind.PREEMPTED, Kind.ASLEEP, Kind.BLOCKED]] =
 
 def _carried_reason(lanes: Lanes, kind: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
     """The reason of the last VM-exit, over all that follows it in KVM."""
-    n = len(lanes.mark)
-    reason = np.full(n, -1, np.int32)
-    if n == 0:
+    reason = np.full(len(lanes.mark), -1, np.int32)
+    is_exit = _IS_EXIT[lanes.mark]
+    exits = np.flatnonzero(is_exit)
+    if not len(exits):
         return reason
-    here = np.arange(n, dtype=np.int32)
-    last = np.maximum.accumulate(np.where(_IS_EXIT[lanes.mark], here, np.int32(-1)))
-    ok = (last >= 0) & _AFTER_EXIT[kind]
-    ok &= lanes.lane[np.maximum(last, 0)] == lanes.lane
-    reason[ok] = lanes.reason[last[ok]]
+    at = np.flatnonzero(_AFTER_EXIT[kind])
+    up_to = np.cumsum(is_exit, dtype=np.int32)[at]
+    last = exits[np.maximum(up_to - 1, 0)]
+    ok = (up_to > 0) & (lanes.lane[last] == lanes.lane[at])
+    reason[at[ok]] = lanes.reason[last[ok]]
     return reason
 
 
-def _picked(intervals: Intervals, at: npt.NDArray[np.int64]) -> Intervals:
-    return Intervals(
-        *(getattr(intervals, name)[at] for name in Intervals.__dataclass_fields__)
-    )
+def _parts(
+    kind: Array, start_ns: Array, end_ns: Array, off_until_ns: Array, heads: Array
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int8]]:
+    """Which stretches in KVM begin with IRQs proven to be off, and how many rows each
+    interval becomes.
 
-
-def _split_irqs_off(
-    intervals: Intervals, off_until_ns: npt.NDArray[np.int64]
-) -> Intervals:
-    """Part each stretch in KVM after a VM-exit where IRQs are proven to be off.
-
-    What has no length is dropped, but each vCPU keeps at least one interval.
+    Two, if IRQs may be on at its end; none, if it has no length, but each vCPU keeps
+    at least one interval.
     """
-    off_until_ns = np.minimum(off_until_ns, intervals.end_ns)
-    in_kvm = (intervals.kind == Kind.HOST) | (intervals.kind == Kind.POLL)
-    parted = in_kvm & (off_until_ns > intervals.start_ns)
-    some = intervals.end_ns > intervals.start_ns
-    lone = np.ones(len(intervals), np.bool_)
-    lone[1:] = intervals.vcpu[1:] != intervals.vcpu[:-1]
-    any_left = np.zeros(int(intervals.vcpu.max(initial=-1)) + 1, np.bool_)
-    any_left[intervals.vcpu[some]] = True
-    some |= lone & ~any_left[intervals.vcpu]
-    # a parted interval twice, if IRQs may be on at its end
+    parted = (kind == Kind.HOST) | (kind == Kind.POLL)
+    parted &= off_until_ns > start_ns
+    some = end_ns > start_ns
+    if len(heads):
+        some[heads[~np.logical_or.reduceat(some, heads)]] = True
     times = some.astype(np.int8)
-    times += parted & (off_until_ns < intervals.end_ns)
-    result = _picked(intervals, np.repeat(np.arange(len(intervals)), times))
-    first = np.cumsum(times, dtype=np.int64)[parted] - times[parted]
-    until = off_until_ns[parted]
-    result.kind[first] = Kind.HOST_IRQS_OFF
-    result.end_ns[first] = until
-    second = times[parted] == 2
-    result.start_ns[first[second] + 1] = until[second]
-    return result
+    times += parted & (off_until_ns < end_ns)
+    return parted, times

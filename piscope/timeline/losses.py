@@ -157,16 +157,16 @@ def merged_marks(first: Marked, second: Marked) -> Marked:
         return sides[0]
     span = int(max(side[0].max(initial=0) for side in sides)) + 1
     keys = [lane.astype(np.int64) * span + row for row, lane, _ in sides]
-    # where each side's marks go, between those of the other
-    to = [
-        np.arange(len(keys[0])) + np.searchsorted(keys[1], keys[0], side="left"),
-        np.arange(len(keys[1])) + np.searchsorted(keys[0], keys[1], side="right"),
-    ]
+    # where the second side's marks go; those of the first take what is left
+    to = np.searchsorted(keys[0], keys[1], side="right") + np.arange(len(keys[1]))
+    is_first = np.ones(len(keys[0]) + len(keys[1]), np.bool_)
+    is_first[to] = False
+    del keys
 
     def joined(column: int, dtype: npt.DTypeLike) -> Array:
-        whole = np.empty(len(to[0]) + len(to[1]), dtype)
-        for place, side in zip(to, sides, strict=True):
-            whole[place] = side[column]
+        whole = np.empty(len(is_first), dtype)
+        whole[is_first] = sides[0][column]
+        whole[to] = sides[1][column]
         return whole
 
     return joined(0, np.int64), joined(1, np.int32), joined(2, np.uint8)
@@ -174,13 +174,13 @@ def merged_marks(first: Marked, second: Marked) -> Marked:
 
 def _by_lane(marked: Marked) -> Marked:
     row, lane, mark = marked
-    if not len(row) or (np.diff(lane) >= 0).all():
-        by_row = row
-        if len(row) and ((np.diff(lane) == 0) & (np.diff(row) < 0)).any():
-            order = np.lexsort((row, lane))
-            by_row, lane, mark = row[order], lane[order], mark[order]
-        return by_row, lane, mark
-    if (np.diff(row) < 0).any():
+    lane_falls = lane[1:] < lane[:-1]
+    row_falls = row[1:] < row[:-1]
+    if not lane_falls.any():
+        row_falls &= lane[1:] == lane[:-1]
+        if not row_falls.any():
+            return marked
+    if row_falls.any():
         order = np.lexsort((row, lane))
     else:
         order = np.argsort(lane.astype(np.uint16), kind="stable")

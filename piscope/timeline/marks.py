@@ -148,21 +148,22 @@ def _between(
     (vmx_handle_exit_irqoff).
     """
     n = len(row)
-    is_mark = np.zeros(len(events), np.bool_)
-    is_mark[row] = True
-    other = np.flatnonzero(~is_mark & (vcpus.of_tid(events.tid) >= 0))
+    is_other = vcpus.of_tid(events.tid) >= 0
+    is_other[row] = False
+    other = np.flatnonzero(is_other)
+    del is_other
     other_lane = vcpus.of_tid(events.tid[other])
     order = np.argsort(other_lane.astype(np.uint16), kind="stable")
     other, other_lane = other[order], other_lane[order]
     span = len(events) + 1
-    key = other_lane.astype(np.int64) * span + other
-    at = lane.astype(np.int64) * span + row
-    first = np.searchsorted(key, at)
-    last = np.append(first[1:], len(key)) if n else first
-    lane_ends = np.append(lane[1:] != lane[:-1], True) if n else np.empty(0, np.bool_)
-    last[lane_ends] = np.searchsorted(
-        key, (lane[lane_ends].astype(np.int64) + 1) * span
+    at = np.searchsorted(
+        lane.astype(np.int64) * span + row, other_lane.astype(np.int64) * span + other
     )
+    # how many of the others, lane after lane, come before each mark and its next one
+    first = np.cumsum(np.bincount(at, minlength=n + 1))[:n]
+    last = np.append(first[1:], len(other)) if n else first
+    lane_ends = np.append(lane[1:] != lane[:-1], True) if n else np.empty(0, np.bool_)
+    last[lane_ends] = np.searchsorted(other_lane, lane[lane_ends], side="right")
     off_until_ns = events.ts_ns[row]
     some = np.flatnonzero(last > first)
     if len(some) and events.info.events_flags:
@@ -214,13 +215,14 @@ def _own_marks(
     return found
 
 
+_SWITCH_OUT_MARK = np.full(_TASK_STATES + 1, Mark.OUT_SLEEP, np.uint8)
+_SWITCH_OUT_MARK[(np.arange(_TASK_STATES + 1) & _TASK_DEAD) != 0] = Mark.OUT_DEAD
+_SWITCH_OUT_MARK[0] = Mark.OUT_RUNNABLE
+
+
 def _switch_out_marks(prev_state: Array) -> Array:
-    state = prev_state & _TASK_STATES
-    return np.select(
-        [state == 0, (state & _TASK_DEAD) != 0],
-        [Mark.OUT_RUNNABLE, Mark.OUT_DEAD],
-        Mark.OUT_SLEEP,
-    ).astype(np.uint8)
+    state = (prev_state & _TASK_STATES).astype(np.uint8)
+    return _SWITCH_OUT_MARK[state]
 
 
 def _exit_reasons(events: Events, row: Array, mark: Array) -> npt.NDArray[np.int32]:
@@ -273,6 +275,10 @@ _HALT = {
     Mark.OUT_RUNNABLE: Mark.OUT_RUNNABLE_HALT,
     Mark.OUT_SLEEP: Mark.OUT_BLOCK,
 }
+_MAY_HALT = np.zeros(len(Mark), np.bool_)
+_MAY_HALT[list(_HALT)] = True
+_IN_HALT = np.zeros(len(Mark), np.uint8)
+_IN_HALT[list(_HALT)] = list(_HALT.values())
 _IS_BOUNDARY = np.zeros(len(Mark), np.bool_)
 _IS_BOUNDARY[
     [
@@ -297,14 +303,19 @@ def _mark_halts(events: Events, lanes: Lanes) -> None:
     if n == 0:
         return
     boundary = _IS_BOUNDARY[lanes.mark]
-    here = np.arange(n, dtype=np.int32)
-    # the next boundary after each mark, and the last one up to it, within its lane
-    nxt = np.where(boundary, here, np.int32(n - 1))
-    nxt[:-1] = np.minimum.accumulate(nxt[::-1])[::-1][1:]
-    inside = boundary[nxt] & (nxt > here) & (lanes.lane[nxt] == lanes.lane)
+    boundaries = np.flatnonzero(boundary)
+    if not len(boundaries):
+        return
+    stretch = np.cumsum(boundary, dtype=np.int32)
+    at = np.flatnonzero(_MAY_HALT[lanes.mark])
+    mark, lane = lanes.mark[at], lanes.lane[at]
+    # the next boundary behind each mark, and the last one up to it, within its lane
+    behind = stretch[at]
+    nxt = boundaries[np.minimum(behind, len(boundaries) - 1)]
+    prev = boundaries[np.maximum(behind - 1, 0)]
+    inside = (behind < len(boundaries)) & (lanes.lane[nxt] == lane)
     halted = inside & (lanes.mark[nxt] == Mark.WAKEUP)
-    prev = np.maximum.accumulate(np.where(boundary, here, np.int32(0)))
-    since_hlt = boundary[prev] & (lanes.lane[prev] == lanes.lane)
+    since_hlt = (behind > 0) & (lanes.lane[prev] == lane)
     since_hlt &= (lanes.mark[prev] == Mark.EXIT) & (
         lanes.reason[prev] == EXIT_REASON_HLT
     )
@@ -313,26 +324,24 @@ def _mark_halts(events: Events, lanes: Lanes) -> None:
     else:
         # HLT goes back to the guest at once where an event is pending: a halt is
         # seen only where the thread is switched out before the next entry
-        out = np.isin(lanes.mark, (Mark.OUT_RUNNABLE, Mark.OUT_SLEEP))
-        stretch = np.cumsum(boundary)
-        slept = np.zeros(int(stretch[-1]) + 1, np.bool_)
-        slept[stretch[out]] = True
-        since_hlt &= slept[stretch]
+        out = (mark == Mark.OUT_RUNNABLE) | (mark == Mark.OUT_SLEEP)
+        slept = np.zeros(len(boundaries) + 1, np.bool_)
+        slept[behind[out]] = True
+        since_hlt &= slept[behind]
     halted |= since_hlt
-    halted &= (lanes.mark != Mark.OUT_SLEEP) | _interruptible(events, lanes)
-    for plain, in_halt in _HALT.items():
-        lanes.mark[halted & (lanes.mark == plain)] = in_halt
+    asleep = halted & (mark == Mark.OUT_SLEEP)
+    halted[asleep] = _interruptible(events, lanes.row[at[asleep]])
+    lanes.mark[at[halted]] = _IN_HALT[mark[halted]]
 
 
-def _interruptible(events: Events, lanes: Lanes) -> npt.NDArray[np.bool_]:
+def _interruptible(events: Events, switches: Array) -> npt.NDArray[np.bool_]:
     """Which switch-outs may be a halt: those in the state that kvm_vcpu_block sets.
 
     Source: virt/kvm/kvm_main.c, kvm_vcpu_block: set_current_state(TASK_INTERRUPTIBLE).
     """
     state = events.column("sched_switch", "prev_state", np.int64)
-    found = np.zeros(len(lanes.mark), np.bool_)
-    out = np.flatnonzero(lanes.mark == Mark.OUT_SLEEP)
-    if state is not None:
-        at = np.searchsorted(events.rows("sched_switch"), lanes.row[out])
-        found[out] = (state[at] & _TASK_INTERRUPTIBLE) != 0
+    if state is None:
+        return np.zeros(len(switches), np.bool_)
+    at = np.searchsorted(events.rows("sched_switch"), switches)
+    found: npt.NDArray[np.bool_] = (state[at] & _TASK_INTERRUPTIBLE) != 0
     return found

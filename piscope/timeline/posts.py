@@ -108,17 +108,27 @@ def _last_before(
     """For each row, the last other row of its context before it: index, or -1."""
     if not len(other_rows):
         return np.full(len(rows), -1, np.int64)
-    _, coded = np.unique(
-        np.concatenate([contexts, other_contexts]), return_inverse=True
-    )
-    span = int(max(rows.max(initial=0), other_rows.max(initial=0))) + 2
-    key = coded[: len(rows)] * span + rows
-    other = coded[len(rows) :] * span + other_rows
-    order = np.argsort(other, kind="stable")
-    at = np.searchsorted(other[order], key, side="left") - 1
-    found = np.where(at >= 0, order[np.maximum(at, 0)], -1)
-    same = (found >= 0) & (other_contexts[found] == contexts)
-    result: Array = np.where(same, found, -1)
+    # mostly the last one of any context is the one
+    at = np.searchsorted(other_rows, rows, side="left") - 1
+    same = (at >= 0) & (other_contexts[at] == contexts)
+    result: Array = np.where(same, at, -1)
+    open_ = np.flatnonzero(~same)
+    if not len(open_):
+        return result
+    rows, contexts = rows[open_], contexts[open_]
+    known, coded = np.unique(contexts, return_inverse=True)
+    other_coded = np.minimum(np.searchsorted(known, other_contexts), len(known) - 1)
+    other = np.flatnonzero(known[other_coded] == other_contexts)
+    if not len(other):
+        return result
+    span = int(max(rows.max(), other_rows.max())) + 2
+    key = coded * span + rows
+    other_key = other_coded[other] * span + other_rows[other]
+    order = np.argsort(other_key, kind="stable")
+    at = np.searchsorted(other_key[order], key, side="left") - 1
+    found = other[order[np.maximum(at, 0)]]
+    same = (at >= 0) & (other_contexts[found] == contexts)
+    result[open_] = np.where(same, found, -1)
     return result
 
 
@@ -152,24 +162,42 @@ def _msi_of(events: Events, accepts: _Accepts) -> tuple[Array, Array]:
     found = _last_before(
         _contexts(events, accepts.rows), accepts.rows, _contexts(events, rows), rows
     )
-    over = np.concatenate(
-        [events.rows(n) for n in ("kvm_entry", "kvm_exit", "sched_switch")]
-    )
-    over = over[np.argsort(over, kind="stable")]
-    ended = _last_before(
-        events.cpu[accepts.rows].astype(np.int64),
-        accepts.rows,
-        events.cpu[over].astype(np.int64),
-        over,
-    )
     good = found >= 0
     good &= (data[found] & 0xFF) == accepts.vec
-    if len(over):
-        good &= (ended < 0) | (over[ended] < rows[found])
+    at = np.flatnonzero(good)
+    good[at] = ~_over_between(events, rows[found[at]], accepts.rows[at])
     msi_row = np.where(good, rows[found], -1)
     _, inverse, number = np.unique(msi_row, return_inverse=True, return_counts=True)
     unicast = good & (number[inverse] == 1)
     return msi_row, unicast
+
+
+def _over_between(events: Events, first: Array, last: Array) -> Array:
+    """Whether a call chain that is at row `first` has surely ended before `last`.
+
+    bool[m], for rows of one pCPU each: it entered a guest, left one, or switched.
+    """
+    is_over = np.zeros(len(events), np.bool_)
+    for name in ("kvm_entry", "kvm_exit", "sched_switch"):
+        is_over[events.rows(name)] = True
+    over = np.flatnonzero(is_over)
+    begin = np.searchsorted(over, first, side="right")
+    end = np.searchsorted(over, last, side="left")
+    result = begin < end
+    # mostly nothing of any pCPU lies between; only what does can tell
+    open_ = np.flatnonzero(result)
+    depth = np.zeros(len(over) + 1, np.int64)
+    np.add.at(depth, begin[open_], 1)
+    np.add.at(depth, end[open_], -1)
+    over = over[np.cumsum(depth[:-1]) > 0]
+    ended = _last_before(
+        events.cpu[last[open_]].astype(np.int64),
+        last[open_],
+        events.cpu[over].astype(np.int64),
+        over,
+    )
+    result[open_] = (ended >= 0) & (over[ended] > first[open_]) if len(over) else False
+    return result
 
 
 def _targets(
