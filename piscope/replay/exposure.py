@@ -130,11 +130,13 @@ def _residual(
     # (what they read is ON of the captured kernel, which SN did not silence)
     at = at[(a.on.min[walk.before[at]] == 0) & (a.sn.min[walk.before[at]] == 0)]
     surely = a.on.max[walk.before[at]] == 0
-    # and ON that was set while the put ran (row 11), if not by KVM
+    # and ON that was set while the put ran (row 11), unless KVM did that, or the put
+    # had armed the wakeup vector by then: that was a wakeup
     within = np.flatnonzero((w.on_before == 0) & (w.on_put == 1))
     by_kvm, _ = posts_of_kvm(timeline)
     if replayed.policy.suppress_at_exit:
         within = within[:0]
+    in_put = ~by_kvm[within] & (w.nv_put[within] != 0xF1)
     # Each stretch in the host ends with an entry or a put. One that begins with ON
     # known to be set has no room for another, nor has one whose end a probe saw.
     put = (letters >= Letter.PUT_RUN_PREEMPTED) & (letters <= Letter.PUT_BLOCK_IF0_NOT)
@@ -150,7 +152,7 @@ def _residual(
     return _rows(
         timeline,
         np.concatenate([stimuli.window[at], within, -1 - ends]),
-        np.concatenate([surely, ~by_kvm[within], np.zeros(len(ends), np.bool_)]),
+        np.concatenate([surely, in_put, np.zeros(len(ends), np.bool_)]),
         np.arange(len(at) + len(within) + len(ends)) < len(at) + len(within),
         stimuli,
     )
