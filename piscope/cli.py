@@ -60,6 +60,10 @@ COMMANDS: dict[str, LazyCommand] = {
         "piscope.commands.events:events",
         "Print or convert the events of a trace, in time order.",
     ),
+    "exits": LazyCommand(
+        "piscope.commands.exits:exits",
+        "Count VM-exits by reason, time them, and tell each vCPU's budget.",
+    ),
     "model": LazyCommand(
         "piscope.commands.model:model",
         "Show and run the model of the posted-interrupt descriptor.",

@@ -79,6 +79,17 @@ class Exits:
     def __len__(self) -> int:
         return len(self.row)
 
+    @property
+    def paired(self) -> npt.NDArray[np.bool_]:
+        """bool[n]: the exits whose entry is known."""
+        result: npt.NDArray[np.bool_] = self.fate == Fate.PAIRED
+        return result
+
+    def left_out(self, rows: npt.NDArray[np.bool_]) -> dict[str, int]:
+        """How many of these exits (bool[n]) have no known entry, by why."""
+        counts = np.bincount(self.fate[rows], minlength=len(Fate)).tolist()
+        return {f.label: counts[f] for f in Fate if f is not Fate.PAIRED and counts[f]}
+
 
 @dataclass(slots=True)
 class ExitsTimeline:

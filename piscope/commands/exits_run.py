@@ -1,0 +1,164 @@
+"""From the arguments of `piscope exits` to its report, on a terminal or in a file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, Literal, cast
+
+import click
+
+from piscope.allocator import keep_freed_memory
+from piscope.commands.moments import parse_moment
+from piscope.commands.opening import opened
+from piscope.commands.progress import Progress
+from piscope.commands.selection import parse_numbers
+from piscope.commands.survey import Survey, survey
+from piscope.errors import UsageError
+from piscope.exits_pipeline import report_exits
+from piscope.output import replacing
+from piscope.report.exit_report import ExitReport
+from piscope.report.render import LEAST_COLUMNS
+from piscope.report.render_exits import render_exits
+from piscope.report.selection import Selection
+from piscope.report.summarize_exits import Sort
+from piscope.sources.raw import RawChunk, Source, Wanted
+
+__all__ = ("Request", "run_exits")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a user asked for, as it was written.
+
+    sort, outliers  order of the reasons, and how many outliers to list
+    vms             a list such as `0-3,5`; None: all
+    vcpus           labels, vcpu_ids, `tid:N`; empty: all
+    ignore          patterns of events to treat as absent
+    start, end      instants as moments.parse_moment reads them; None: open
+    tsc_khz         frequency of a raw x86-tsc clock; None: not given
+    """
+
+    sort: Sort = "time"
+    outliers: int = 5
+    vms: str | None = None
+    vcpus: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    start: str | None = None
+    end: str | None = None
+    tsc_khz: int | None = None
+
+
+def run_exits(
+    trace: str,
+    request: Request,
+    *,
+    output: str | None = None,
+    as_json: bool = False,
+    width: int | None = None,
+    quiet: bool = False,
+) -> None:
+    """Print the report of a trace as text or JSON, or write its rows to `output`.
+
+    Raises UsageError for a request that makes no sense, and what the trace raises.
+    """
+    keep_freed_memory()
+    format_ = None if output is None else _format_of(output)
+    if output is not None and as_json:
+        raise UsageError("--json goes to standard output: give it without -o")
+    report = _reported(trace, request, quiet=quiet)
+    if output is not None and format_ is not None:
+        _write_rows(report, output, format_)
+    elif as_json:
+        click.echo(json.dumps(report.as_dict(), indent=2, allow_nan=False))
+    else:
+        to_terminal = sys.stdout.isatty()
+        columns = width or LEAST_COLUMNS
+        if width is None and to_terminal:
+            columns = shutil.get_terminal_size((LEAST_COLUMNS, 24)).columns
+        text = render_exits(report, width=columns, color=to_terminal)
+        # A name in the trace may hold what this terminal's encoding lacks.
+        encoding = sys.stdout.encoding or "utf-8"
+        click.echo(text.encode(encoding, "backslashreplace").decode(encoding), nl=False)
+
+
+def _format_of(path: str) -> Literal["csv", "parquet"]:
+    suffix = PurePath(path).suffix.lower()
+    if suffix == ".csv":
+        return "csv"
+    if suffix in (".parquet", ".pq"):
+        return "parquet"
+    raise UsageError("expected a name ending in .csv, .parquet or .pq", path=path)
+
+
+def _write_rows(
+    report: ExitReport, path: str, format_: Literal["csv", "parquet"]
+) -> None:
+    from piscope.report.exit_rows import exit_rows_table
+
+    table = exit_rows_table(report)
+    with replacing(path) as file:
+        if format_ == "csv":
+            import pyarrow.csv
+
+            pyarrow.csv.write_csv(table, file)
+        else:
+            import pyarrow.parquet
+
+            pyarrow.parquet.write_table(table, file, compression="zstd")
+
+
+def _reported(trace: str, request: Request, *, quiet: bool) -> ExitReport:
+    selection = Selection(
+        vms=parse_numbers(request.vms) if request.vms is not None else None,
+        vcpus=request.vcpus,
+    )
+    moments = [
+        parse_moment(text) if text is not None else None
+        for text in (request.start, request.end)
+    ]
+    relative = any(m is not None and m.is_relative for m in moments)
+    with ExitStack() as stack:
+        source = stack.enter_context(opened(trace, twice=relative))
+        seen = survey(source, ignore=request.ignore) if relative else Survey()
+        counts = source.info.ts_unit != "ns"
+        start_ns, end_ns = (
+            m.resolve(seen.first_ns, seen.last_ns, counts=counts)
+            if m is not None
+            else None
+            for m in moments
+        )
+        progress = stack.enter_context(Progress(quiet=quiet))
+        report = report_exits(
+            cast(Source, _Watched(source, progress)),
+            selection=selection,
+            sort=request.sort,
+            outliers=request.outliers,
+            ignore=request.ignore,
+            start_ns=start_ns,
+            end_ns=end_ns,
+            tsc_khz=request.tsc_khz,
+        )
+    for name, text in (("from", request.start), ("to", request.end)):
+        if text is not None:
+            report.narrowed[name] = text
+    return report
+
+
+class _Watched:
+    """A source whose chunks move a progress line."""
+
+    def __init__(self, source: Source, progress: Progress) -> None:
+        self._source = source
+        self._progress = progress
+
+    def chunks(self, wanted: Wanted) -> Iterator[RawChunk]:
+        return self._progress.over(self._source.chunks(wanted))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)

@@ -1,0 +1,56 @@
+"""From an open trace to its VM-exits, counted and timed: a shorter arrow.
+
+sources -> events -> timeline.exits -> report
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from piscope.events.catalog import analysis_fields
+from piscope.events.normalize import collect
+from piscope.report.exit_names import exit_names
+from piscope.report.exit_report import ExitReport
+from piscope.report.selection import Selection
+from piscope.report.summarize_exits import Sort, summarize_exits
+from piscope.sources.raw import Source, Wanted
+from piscope.timeline.exits import build_exits
+
+__all__ = ("report_exits",)
+
+
+def report_exits(
+    source: Source,
+    *,
+    selection: Selection | None = None,
+    sort: Sort = "time",
+    outliers: int = 5,
+    ignore: tuple[str, ...] = (),
+    start_ns: int | None = None,
+    end_ns: int | None = None,
+    tsc_khz: int | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> ExitReport:
+    """Report the VM-exits of one open trace.
+
+    `ignore` are patterns of events to treat as absent; `start_ns` and `end_ns` narrow
+    what is read, half-open; `outliers` is how many to list; `tsc_khz` is the frequency
+    of a raw x86-tsc clock; `progress` is told the name of each stage as it begins.
+
+    Raises UnanswerableError for a trace whose exits can't be timed, and UsageError
+    where the selection names what the trace does not hold.
+    """
+    progress("reading")
+    wanted = Wanted(analysis_fields(), ignore=ignore, start_ns=start_ns, end_ns=end_ns)
+    events = collect(source, wanted, tsc_khz)
+    progress("timeline")
+    timeline = build_exits(events)
+    progress("summary")
+    return summarize_exits(
+        events,
+        timeline,
+        exit_names(source.formats.get("kvm:kvm_exit")),
+        selection=selection,
+        sort=sort,
+        outliers=outliers,
+    )
