@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from piscope.model.descriptor import POSTED_INTR_WAKEUP_VECTOR
 from piscope.model.letters import Letter
 from piscope.outcomes import Costs, Exposure, Findings, Hit, Residual
 from piscope.replay.automaton import Ranges
@@ -29,19 +30,18 @@ __all__ = ("expose", "posting_by_hardware")
 def posting_by_hardware(timeline: Timeline) -> bool | None:
     """Whether the captured host posts by hardware into these vCPUs; None: not told.
 
-    Probes tell: a kernel whose puts never touch SN or NV, though a vCPU was preempted
-    or blocked, has found that the VM needs no PI wakeup (no assigned device, no IPI
-    virtualization), so that nothing but KVM posts.
+    Probes tell: a kernel whose puts leave SN=0 though the vCPU was preempted has found
+    that the VM needs no PI wakeup (no assigned device, no IPI virtualization), so that
+    nothing but KVM posts.
     """
     w = timeline.windows
-    read = w.sn_put >= 0
-    telling = read & np.isin(w.reason, (PutReason.PREEMPTED, PutReason.BLOCKING))
-    acted = read & ((w.sn_put == 1) | (w.nv_put == 0xF1))
-    # the first puts of a vCPU find SN=1 from its creation
-    acted &= w.put_row != _first_put_rows(timeline)
+    # SN that a vCPU's first put finds may be that of its creation
+    acted = (w.sn_put == 1) & (w.put_row != _first_put_rows(timeline))
+    acted |= w.nv_put == POSTED_INTR_WAKEUP_VECTOR
     if acted.any():
         return True
-    return False if telling.any() else None
+    idle = (w.sn_put == 0) & (w.reason == PutReason.PREEMPTED)
+    return False if idle.any() else None
 
 
 def _first_put_rows(timeline: Timeline) -> npt.NDArray[np.int64]:
@@ -136,7 +136,7 @@ def _residual(
     by_kvm, _ = posts_of_kvm(timeline)
     if replayed.policy.suppress_at_exit:
         within = within[:0]
-    in_put = ~by_kvm[within] & (w.nv_put[within] != 0xF1)
+    in_put = ~by_kvm[within] & (w.nv_put[within] != POSTED_INTR_WAKEUP_VECTOR)
     # Each stretch in the host ends with an entry or a put. One that begins with ON
     # known to be set has no room for another, nor has one whose end a probe saw.
     put = (letters >= Letter.PUT_RUN_PREEMPTED) & (letters <= Letter.PUT_BLOCK_IF0_NOT)
