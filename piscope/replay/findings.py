@@ -184,14 +184,15 @@ def find(
     possible[both] |= hit_bits(Hit.UNLOADED_HOST)
 
     # --- sent to 0xF2 while loaded, right behind an exit that may be a fast path
-    loaded_host = ~unloaded & ((possible & hit_bits(Hit.HOST)) != 0)
-    direct = np.flatnonzero(loaded_host & np.isin(reason, _FASTPATH_REASONS))
+    direct = np.flatnonzero(~unloaded & np.isin(reason, _FASTPATH_REASONS))
     direct = direct[places.maybe.at(cpu[direct], ts_ns[direct]) == vcpu[direct]]
-    possible[direct] |= hit_bits(Hit.LATCHED)
+    notified = direct[(possible[direct] & hit_bits(Hit.HOST)) != 0]
+    possible[notified] |= hit_bits(Hit.LATCHED)
 
     # --- the rows of the state table, and what follows from them
     targets = Targets.of(timeline, stimuli, post, window, kind, len(places.events))
-    bits = rows_of(timeline, stimuli, targets, places)
+    bits = rows_of(timeline, targets, places)
+    bits[direct] |= row_bits(Row.FASTPATH)
     _in_guest(timeline, places, targets, possible, bits)
     _of_policy(replayed, targets, reason, possible, bits)
 
@@ -213,7 +214,7 @@ def find(
         ~unloaded & (kind == Kind.UNKNOWN) & ((possible & hit_bits(Hit.HOST)) != 0)
     )
     possible[nowhere] |= hit_bits(Hit.UNLOADED_HOST, Hit.WRONG_VCPU)
-    notified = (possible & hit_bits(*_SENT)) != 0
+    sent = (possible & hit_bits(*_SENT)) != 0
     known = one_outcome(bits) & ((possible & (possible - 1)) == 0)
     return Findings(
         stimulus=post,
@@ -226,7 +227,7 @@ def find(
         kind=kind,
         reason=reason,
         window=window,
-        cpu=np.where(notified, cpu, -1).astype(np.int32),
+        cpu=np.where(sent, cpu, -1).astype(np.int32),
         victim=victim,
         idle=idle,
     )
@@ -271,6 +272,9 @@ def _of_policy(
     sheltered = targets.straight & np.isin(reason, list(replayed.fastpath))
     _swap(possible, sheltered, Hit.HOST, Hit.LATCHED)
     bits[sheltered] = row_bits(Row.FASTPATH)
+    # inside pi_load there is nothing to be late for unless a bit is waiting
+    pir = replayed.automaton.pir.max[replayed.walk.before[targets.post]]
+    bits[(pir == 0) & (bits != row_bits(Row.LOAD_GAP))] &= ~row_bits(Row.LOAD_GAP)
     # up to 5.16 a polling vCPU's vector is the wakeup vector already
     armed = (targets.window < 0) & (targets.kind == Kind.POLL)
     armed &= (possible & hit_bits(Hit.WAKEUP)) != 0

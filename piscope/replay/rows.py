@@ -128,9 +128,7 @@ class Targets:
         )
 
 
-def rows_of(
-    timeline: Timeline, stimuli: Stimuli, targets: Targets, places: Occupancy
-) -> Bits:
+def rows_of(timeline: Timeline, targets: Targets, places: Occupancy) -> Bits:
     """uint32[n]: the rows that the timeline allows, whatever the policy."""
     result = np.zeros(len(targets.post), np.uint32)
     loaded = targets.window < 0
@@ -151,13 +149,12 @@ def rows_of(
     result[at] = bits
     host = at[kind == Kind.HOST]
     if len(host):
-        _next_to_guest(timeline, stimuli, targets, places, host, result)
+        _next_to_guest(timeline, targets, places, host, result)
     return result
 
 
 def _next_to_guest(
     timeline: Timeline,
-    stimuli: Stimuli,
     targets: Targets,
     places: Occupancy,
     host: Array,
@@ -169,10 +166,10 @@ def _next_to_guest(
     before = places.own.last_up_to(vcpu, np.maximum(row - 1, 0))
     behind = places.own.next_after(vcpu, row)
     last = targets.last_act[host]
-    right_behind = (last >= 0) & (acts.row[np.maximum(last, 0)] == before)
+    # a switch to the vCPU's thread is traced by the one that leaves
+    right_behind = (last >= 0) & (acts.row[np.maximum(last, 0)] >= before)
     what = np.where(right_behind, acts.act[np.maximum(last, 0)], 0)
     result[host[(what & _EXIT) != 0]] |= row_bits(Row.AFTER_EXIT)
-    result[host[targets.straight[host]]] |= row_bits(Row.FASTPATH)
     entries = places.events.rows("kvm_entry")
     at = np.minimum(np.searchsorted(entries, behind), max(len(entries) - 1, 0))
     if len(entries):
