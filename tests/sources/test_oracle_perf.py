@@ -311,7 +311,8 @@ def test_lost_events_are_those_that_perf_counts(tmp_path: Path) -> None:
     for _ in source.chunks(Wanted({}, others=True)):
         pass
     mine = [loss for loss in source.losses if loss.cause == "lost-record"]
-    assert [loss.count for loss in mine] == [int(count) for count in lost]
+    # perf dumps them as it flushes its queue, not as they lie in the file
+    assert sorted(loss.count or 0 for loss in mine) == sorted(map(int, lost))
     for loss in mine:
         assert loss.cpu is not None
         assert loss.end_ns is not None
