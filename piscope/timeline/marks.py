@@ -43,7 +43,7 @@ class Lanes:
 
     mark    uint8[n]  lifecycle.Mark
     row     int64[n]  row of EVENTS (for a LOST mark: the next one)
-    ts_ns   int64[n]
+    ts_ns   int64[n]  for a LOST mark: of the event before it
     cpu     int32[n]  the pCPU on which it happened
     lane    int32[n]  vCPU
     starts  int64[v]  first index of each vCPU's lane; empty lanes included
@@ -71,17 +71,23 @@ def build_lanes(
     """Sort the events of all vCPU threads, and the losses, into lanes of marks."""
     own, incoming = _marks_of_rows(events, vcpus, probes)
     row, lane, mark = merged_marks(own, incoming)
+    losses = np.zeros(len(row), np.bool_)
+    ts_ns = events.ts_ns[row]
     if gaps:
         lost = loss_marks(gaps, (row, lane, mark), events.cpu[row], len(vcpus))
         row, lane, mark = merged_marks(lost, (row, lane, mark))
+        # what is lost before an event may lie right behind the one before that
+        losses = np.isin(mark, (Mark.LOST_HERE, Mark.LOST_ELSEWHERE))
+        ts_ns = events.ts_ns[np.maximum(row - losses, 0)]
         row = np.minimum(row, max(len(events) - 1, 0))
     starts = np.searchsorted(lane, np.arange(len(vcpus)))
     reason = _exit_reasons(events, row, mark)
     quiet, off_until_ns = _between(events, vcpus, row, lane, reason)
+    off_until_ns[losses] = ts_ns[losses]
     result = Lanes(
         mark=mark,
         row=row,
-        ts_ns=events.ts_ns[row],
+        ts_ns=ts_ns,
         cpu=events.cpu[row],
         lane=lane,
         starts=starts.astype(np.int64),
