@@ -11,6 +11,8 @@ the posts since it last was.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -69,23 +71,59 @@ def classify_software_posts(
     starts = np.asarray(starts, np.int64)
     if len(vectors) != len(letters):
         raise ValueError(f"{len(vectors)} vectors for {len(letters)} letters")
-    posted = np.where(_POSTS[letters], vectors, _NONE).astype(np.int64)
-    if len(posted) and not _NONE <= posted.min() <= posted.max() <= 255:
-        raise ValueError("a posted vector is not within 0 to 255, nor -1")
-    software = _SOFTWARE[letters]
-    if not software.any():
+    posts = _posts(letters, vectors, starts)
+    if not posts.software.any():
         return letters
-    letters[software] = Letter.POST_SW_EITHER
-    previous = _previous_of_vector(posted, starts)
-    unnamed = (posted == _NONE) & _POSTS[letters]
+    letters[posts.at[posts.software]] = Letter.POST_SW_EITHER
     left, before = _open(letters), len(letters) + 1
     while 0 < left < before:  # a pass that settles nothing is the last
         walk = scan(automaton, letters, starts, initial)
-        again, new = _settle(automaton, walk, letters, starts, previous, unnamed)
+        again, new = _settle(automaton, walk, letters, posts)
         letters[again] = Letter.POST_SW_AGAIN
         letters[new] = Letter.POST_SW_NEW
         left, before = _open(letters), left
     return letters
+
+
+@dataclass(frozen=True, slots=True)
+class _Posts:
+    """The posts of a stream, in order.
+
+    at        int64[m]  place among the letters
+    software  bool[m]   by KVM
+    unnamed   bool[m]   of a vector that is not known
+    begin     int64[m]  where its run begins
+    previous  int64[m]  place of the run's last post of that vector, -1: none
+    """
+
+    at: Int64
+    software: Bools
+    unnamed: Bools
+    begin: Int64
+    previous: Int64
+
+
+def _posts(
+    letters: npt.NDArray[np.uint8], vectors: npt.NDArray[np.integer], starts: Int64
+) -> _Posts:
+    at = np.flatnonzero(_POSTS[letters])
+    posted = vectors[at].astype(np.int64)
+    if len(posted) and not _NONE <= posted.min() <= posted.max() <= 255:
+        raise ValueError("a posted vector is not within 0 to 255, nor -1")
+    run = np.searchsorted(starts, at, side="right")
+    named = np.flatnonzero(posted != _NONE)
+    key = run[named] * 256 + posted[named]
+    order = np.argsort(key, kind="stable")
+    same = np.flatnonzero(key[order][1:] == key[order][:-1])
+    previous = np.full(len(at), -1, np.int64)
+    previous[named[order[same + 1]]] = at[named[order[same]]]
+    return _Posts(
+        at=at,
+        software=_SOFTWARE[letters[at]],
+        unnamed=posted == _NONE,
+        begin=starts[np.maximum(run - 1, 0)] if len(starts) else at,
+        previous=previous,
+    )
 
 
 def _open(letters: npt.NDArray[np.uint8]) -> int:
@@ -93,50 +131,37 @@ def _open(letters: npt.NDArray[np.uint8]) -> int:
 
 
 def _settle(
-    automaton: Automaton,
-    walk: Walk,
-    letters: npt.NDArray[np.uint8],
-    starts: Int64,
-    previous: Int64,
-    unnamed: Bools,
-) -> tuple[Bools, Bools]:
-    """Which open posts are surely of a vector in PIR, and which surely are not."""
-    place = np.arange(len(letters))
+    automaton: Automaton, walk: Walk, letters: npt.NDArray[np.uint8], posts: _Posts
+) -> tuple[Int64, Int64]:
+    """The places of open posts that are surely of a vector in PIR, or surely not."""
+    open_ = letters[posts.at] == Letter.POST_SW_EITHER
+    place, previous = posts.at[open_], posts.previous[open_]
+    unnamed, begin = posts.unnamed[open_], posts.begin[open_]
 
-    def latest(where: Bools) -> Int64:
-        # The last place up to each letter where `where` holds; -1: none.
-        return np.maximum.accumulate(np.where(where, place, -1))
-
-    begins = np.zeros(len(letters), bool)
-    begins[starts[starts < len(letters)]] = True
     # The last instant (that before a letter) at which PIR was empty, in every possible
     # state or in one; and the last letter before this that left unknown vectors in it.
-    surely_empty = latest(automaton.pir.max[walk.before] == 0)
-    perhaps_empty = latest(automaton.pir.min[walk.before] == 0)
-    foreign = _FOREIGN[letters] | unnamed
-    foreign |= automaton.surprise[walk.before, letters]
-    last_foreign = np.concatenate([[-1], latest(foreign)[:-1]])
+    surely_empty = _latest((automaton.pir.max == 0)[walk.before], place)
+    perhaps_empty = _latest((automaton.pir.min == 0)[walk.before], place)
+    foreign = automaton.surprise[walk.before, letters]
+    foreign |= _FOREIGN[letters]
+    foreign[posts.at[posts.unnamed]] = True
+    last_foreign = _latest(foreign, place - 1)
 
-    open_posts = letters == Letter.POST_SW_EITHER
-    again = open_posts & (previous >= 0) & (previous >= perhaps_empty)
+    again = (previous >= 0) & (previous >= perhaps_empty)
     new = (
-        open_posts
-        & (surely_empty >= latest(begins))
+        (surely_empty >= begin)
         & (surely_empty > previous)
         & (surely_empty > last_foreign)
         & (~unnamed | (surely_empty == place))
     )
-    return again, new
+    return place[again], place[new]
 
 
-def _previous_of_vector(posted: Int64, starts: Int64) -> Int64:
-    """For each named post the place of the run's last post of that vector; else -1."""
-    posts = np.flatnonzero(posted != _NONE)
-    run = np.searchsorted(starts, posts, side="right")
-    key = run * 256 + posted[posts]
-    order = np.argsort(key, kind="stable")
-    same = np.zeros(len(posts), bool)
-    same[1:] = key[order][1:] == key[order][:-1]
-    previous = np.full(len(posted), -1, np.int64)
-    previous[posts[order][same]] = posts[order][np.flatnonzero(same) - 1]
-    return previous
+def _latest(where: Bools, up_to: Int64) -> Int64:
+    """The last place up to each of `up_to` where `where` holds; -1: none."""
+    places = np.flatnonzero(where)
+    if not len(places):
+        return np.full(len(up_to), -1, np.int64)
+    found = np.searchsorted(places, up_to, side="right") - 1
+    result: Int64 = np.where(found >= 0, places[found], -1)
+    return result
