@@ -64,6 +64,10 @@ COMMANDS: dict[str, LazyCommand] = {
         "piscope.commands.exits:exits",
         "Count VM-exits by reason, time them, and tell each vCPU's budget.",
     ),
+    "gate": LazyCommand(
+        "piscope.commands.gate:gate",
+        "Hold the traces of a corpus to the limits of a baseline.",
+    ),
     "model": LazyCommand(
         "piscope.commands.model:model",
         "Show and run the model of the posted-interrupt descriptor.",

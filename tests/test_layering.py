@@ -38,6 +38,16 @@ USES = {"replay": {"model"}}
 MODEL_MAY_IMPORT = {"numpy": {"table"}}
 """The model takes nothing from a trace; numpy only to lay out the table."""
 
+GATE_MAY_IMPORT = {
+    "piscope.corpus",
+    "piscope.model.policy",  # the names of policies
+    "piscope.output",
+    "piscope.pipeline",
+    "piscope.replay.stimuli",  # the type of --posted
+    "piscope.sources.detect",  # to open a trace
+}
+"""The gate stands behind the report: it runs the pipeline and knows no stage."""
+
 ON_THE_WAY = {"piscope.events", "piscope.sources"}
 """`from piscope.sources import raw` names the package, whose __init__ is empty."""
 
@@ -105,6 +115,19 @@ def test_the_model_takes_nothing_from_a_trace(module: Path) -> None:
         assert top in sys.stdlib_module_names or module.stem in allowed, (
             f"the model imports {imported}"
         )
+
+
+def test_the_gate_knows_reports_and_no_stage(module: Path) -> None:
+    if not _name(module).startswith("piscope.gate"):
+        return
+    for imported in _imports(module):
+        if not imported.startswith("piscope") or imported in SHARED | ON_THE_WAY:
+            continue
+        assert (
+            imported in GATE_MAY_IMPORT
+            or imported.startswith(("piscope.gate", "piscope.report"))
+            or imported in {"piscope.model", "piscope.replay"}
+        ), f"{_name(module)} imports {imported}"
 
 
 def test_contracts_import_only_contracts() -> None:

@@ -1,0 +1,115 @@
+"""One trace of a corpus, analyzed or looked up: what every worker does."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from piscope.corpus import Trace, is_url, local_file
+from piscope.errors import PiscopeError
+from piscope.gate.cache import Cache
+from piscope.gate.measured import Failed, Measured, Options
+from piscope.report.render_words import printable
+
+__all__ = ("attempt", "measure", "sha256_of")
+
+_PART_BYTES = 1 << 20
+
+
+def attempt(
+    trace: Trace, options: Options, cache_directory: str | None
+) -> Measured | Failed:
+    """Measure one trace; whatever it does wrong is a line that says so."""
+    cache = Cache(cache_directory) if cache_directory is not None else None
+    try:
+        return measure(trace, options, cache)
+    except PiscopeError as error:
+        error.path = trace.path  # not that of a temporary copy
+        return Failed(printable(str(error)))
+    except OSError as error:
+        return Failed(printable(f"{trace.path}: {error.strerror or error}"), retry=True)
+    except MemoryError:
+        return Failed(printable(f"{trace.path}: out of memory"), retry=True)
+    except Exception as error:  # one trace must not end the run of all others
+        if os.environ.get("PISCOPE_DEBUG") == "1":
+            raise
+        return Failed(
+            printable(
+                f"{trace.path}: unexpected {type(error).__name__}: {error};"
+                " this is a defect of piscope: please report it"
+            )
+        )
+
+
+def measure(trace: Trace, options: Options, cache: Cache | None) -> Measured:
+    """The numbers of one trace, from the cache if an earlier run left them there.
+
+    Raises PiscopeError and OSError, as the analysis does.
+    """
+    with local_file(trace.path) as path:
+        digest, size_bytes = sha256_of(path)
+        if cache is not None:
+            known = cache.find(digest, options)
+            if known is not None:
+                return known
+        measured = _analyzed(path, options, digest, size_bytes)
+    if cache is not None:
+        cache.keep(measured, options)
+    return measured
+
+
+def sha256_of(path: str) -> tuple[str, int]:
+    """The digest of a file's bytes, in hexadecimal, and how many they are."""
+    if not is_url(path) and not Path(path).is_file() and Path(path).exists():
+        raise PiscopeError("no regular file: a corpus is read more than once")
+    digest, size_bytes = hashlib.sha256(), 0
+    with Path(path).open("rb", buffering=0) as file:
+        while part := file.read(_PART_BYTES):
+            digest.update(part)
+            size_bytes += len(part)
+    return digest.hexdigest(), size_bytes
+
+
+def _analyzed(path: str, options: Options, digest: str, size_bytes: int) -> Measured:
+    # Here, so that a run that finds everything in the cache loads no numpy.
+    from typing import cast
+
+    from piscope import pipeline
+    from piscope.gate.metrics import Value, measure_summary
+    from piscope.model.policy import POLICIES
+    from piscope.replay.stimuli import Posted
+    from piscope.report.summarize import summarize
+    from piscope.sources.detect import open_trace
+
+    policies = options.policies
+    while True:
+        source = open_trace(path)
+        try:
+            analysis = pipeline.analyze(
+                source,
+                policies=policies,
+                posted=cast(Posted, options.posted),
+                ignore=options.ignore,
+            )
+        finally:
+            source.close()
+        captured = analysis.captured.policy
+        needed = tuple(POLICIES) if captured is None else (captured,)
+        if set(needed) <= set(policies):
+            break
+        # Which policy the kernel had is known only now, and was not asked for.
+        policies = tuple(dict.fromkeys((*policies, *needed)))
+    summary = summarize(analysis)
+    values = measure_summary(summary)
+    entries = values.get(Value("entries"))
+    return Measured(
+        sha256=digest,
+        size_bytes=size_bytes,
+        kernel_release=summary.trace.kernel_release,
+        captured_policy=captured,
+        duration_ns=summary.trace.duration_ns,
+        entries=int(entries.min) if entries is not None else 0,
+        policies=tuple(summary.policies),
+        values=values,
+    )
