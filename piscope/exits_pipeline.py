@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from piscope.events.catalog import analysis_fields
+from piscope.events.catalog import CATALOG, PROBES
 from piscope.events.normalize import collect
 from piscope.report.exit_names import exit_names
 from piscope.report.exit_report import ExitReport
@@ -41,7 +41,7 @@ def report_exits(
     where the selection names what the trace does not hold.
     """
     progress("reading")
-    wanted = Wanted(analysis_fields(), ignore=ignore, start_ns=start_ns, end_ns=end_ns)
+    wanted = Wanted(_fields(), ignore=ignore, start_ns=start_ns, end_ns=end_ns)
     events = collect(source, wanted, tsc_khz)
     progress("timeline")
     timeline = build_exits(events)
@@ -54,3 +54,20 @@ def report_exits(
         sort=sort,
         outliers=outliers,
     )
+
+
+_QUESTIONS = {"timeline", "put-reason", "userspace", "exits"}
+_IN_KVM = {"kvm_pio", "kvm_mmio", "kvm_page_fault", "kvm_inj_virq", "kvm_eoi"}
+_UNUSED = {"intr_info", "info2", "ns", "waited", "valid", "reason", "errno"}
+
+
+def _fields() -> dict[str, tuple[str, ...] | None]:
+    # What pairing and INTERVALS need; a budget does not part host-irqs-off from host.
+    wanted: dict[str, tuple[str, ...] | None] = {
+        t.key: tuple(name for name in t.fields if name not in _UNUSED)
+        for t in CATALOG
+        if _QUESTIONS & set(t.needed_for) or t.name in _IN_KVM
+    }
+    wanted.update(dict.fromkeys(PROBES))
+    wanted["ftrace:function"] = ("ip", "parent_ip")
+    return wanted

@@ -164,9 +164,12 @@ def pair_exits(events: Events, vcpus: Vcpus, gaps: list[Gap]) -> Exits:
     reason, isa = _exit_fields(events)
     vcpu = vcpus.of_tid(events.tid[row])
 
-    # by vCPU, then time; of each exit what comes next in its thread
-    order = np.lexsort((row, vcpu))
+    # by vCPU, then time; of each exit what comes next in its thread. Both stable sorts
+    # are cheap: one merges two ascending runs, one is by radix.
+    order = np.argsort(row, kind="stable")
     order = order[vcpu[order] >= 0]
+    narrow = np.uint16 if len(vcpus) <= 1 << 16 else np.uint32
+    order = order[np.argsort(vcpu[order].astype(narrow), kind="stable")]
     row, vcpu, is_exit, source = row[order], vcpu[order], is_exit[order], order
     last = np.ones(len(row), np.bool_)
     last[:-1] = vcpu[1:] != vcpu[:-1]
