@@ -70,9 +70,10 @@ def _beside(
     off = stretch >= 0
     off &= stretch == places.irqs_off.index_at(cpu, sent.start_ns[second])
     # not proven, but the last that was seen of the pCPU is that IRQs were off
-    maybe = places.seen_irqs_off(cpu, begin)
     result = np.zeros(len(first), np.int8)
-    result[~taken & maybe] = -1
+    open_ = np.flatnonzero(~taken)
+    if len(open_):
+        result[open_[places.seen_irqs_off(cpu[open_], begin[open_])]] = -1
     result[~taken & off] = 1
     return result
 
