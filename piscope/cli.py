@@ -72,6 +72,10 @@ COMMANDS: dict[str, LazyCommand] = {
         "piscope.commands.model:model",
         "Show and run the model of the posted-interrupt descriptor.",
     ),
+    "verify": LazyCommand(
+        "piscope.commands.verify:verify",
+        "Hold the model against what probes read of the descriptors.",
+    ),
 }
 
 

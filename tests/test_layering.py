@@ -2,6 +2,7 @@
 
 sources -> events -> timeline -> replay -> report
                          model ----^
+                           '-> verify
 commands, pipeline and cli may import all of them
 """
 
@@ -19,7 +20,7 @@ from conftest import ROOT
 PACKAGE = ROOT / "piscope"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-STAGES = {"sources", "events", "timeline", "model", "replay", "report"}
+STAGES = {"sources", "events", "timeline", "model", "replay", "report", "verify"}
 
 SHARED = {
     "piscope",  # __version__
@@ -32,8 +33,9 @@ SHARED = {
 }
 """What every stage may import: the contracts between them."""
 
-USES = {"replay": {"model"}}
-"""The model is no stage of the arrow: nothing flows into it, and replay walks it."""
+USES = {"replay": {"model"}, "verify": {"model"}}
+"""The model is no stage of the arrow: nothing flows into it; replay walks it, and
+verify holds it against what probes read."""
 
 MODEL_MAY_IMPORT = {"numpy": {"table"}}
 """The model takes nothing from a trace; numpy only to lay out the table."""

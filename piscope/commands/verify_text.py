@@ -1,0 +1,373 @@
+"""The account of a verification for people: 80 columns or more, the verdict first.
+
+    verdict          what was found, and whether it holds
+    what was read    probes, vCPUs, APIC ids
+    what agrees      transitions by kind, with what each needed
+    the rules        what the model says of each kind, and where that is from
+    policies         how many transitions each known policy does not allow
+    disagreements    by group, then one by one with the events around
+    counters         PIN and PIW as counted, beside what the trace predicts
+    remarks          what else should be known
+
+Every number is one of `Account`.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+import click
+
+from piscope import __version__
+from piscope.report.render_layout import Grid, facts, heading, note, remarks
+from piscope.report.render_words import printable
+from piscope.verify.account import Account, CounterLine, Disagreement, Event, Reading
+from piscope.verify.verdict import PLATFORM_WORDS, PROBES_WANTED
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ("account_as_markdown", "account_as_text", "print_account")
+
+LEAST_COLUMNS, MOST_COLUMNS = 80, 120
+_STATUS_WORDS = {0: "agrees", 1: "disagrees", 3: "can't tell"}
+
+
+def print_account(account: Account, width: int | None, *, first: bool) -> None:
+    """The account on stdout; a blank line before all but the first one."""
+    to_terminal = sys.stdout.isatty()
+    columns = LEAST_COLUMNS
+    if width is not None:
+        columns = width
+    elif to_terminal:
+        columns = shutil.get_terminal_size((LEAST_COLUMNS, 24)).columns
+    text = account_as_text(account, columns, color=to_terminal)
+    encoding = sys.stdout.encoding or "utf-8"
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
+    click.echo(text if first else f"\n{text}", nl=False)
+
+
+def account_as_text(
+    account: Account, width: int = LEAST_COLUMNS, *, color: bool = False
+) -> str:
+    """The whole account, ending with a newline; `width` is taken as 80 to 120."""
+    from rich.console import Console
+
+    columns = min(max(width, LEAST_COLUMNS), MOST_COLUMNS)
+    file = io.StringIO()
+    console = Console(
+        file=file,
+        width=columns,
+        force_terminal=color,
+        color_system="auto" if color else None,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        legacy_windows=False,
+    )
+    sections = (
+        _opening(account),
+        _read(account),
+        _agreement(account, columns),
+        _rules(account),
+        _policies(account, columns),
+        _groups(account),
+        _listed(account),
+        _counters(account, columns),
+        _remarks(account),
+    )
+    for i, section in enumerate(sections):
+        for j, part in enumerate(section):
+            if i and not j:
+                console.print()
+            console.print(part, style=None)
+    return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
+
+
+def _opening(account: Account) -> Iterator[RenderableType]:
+    yield heading(f"piscope {__version__} verify: {printable(account.trace)}")
+    asked = (
+        "which policy is it?" if account.asked is None else f"is it {account.asked}?"
+    )
+    yield facts([("question", asked)])
+    yield facts([("verdict", account.verdict)], style="bold")
+
+
+def _read(account: Account) -> Iterator[RenderableType]:
+    yield heading("What was read")
+    rows = [
+        ("trace", f"{account.format}, kernel {account.kernel_release or 'unknown'}")
+    ]
+    probes = [
+        own if own.rpartition(":")[2] == read_as else f"{own} (as {read_as})"
+        for own, read_as in account.probes.items()
+    ]
+    rows.append(("probes", ", ".join(probes) or "none that piscope recognizes"))
+    rows.append(
+        (
+            "hits",
+            f"{account.hits:,} of {account.vcpus} vCPUs, {account.readings:,} with a"
+            f" control word: {account.transitions:,} transitions",
+        )
+    )
+    if account.apic_ids:
+        ids = ", ".join(
+            f"pCPU {c} {n:#x}" for c, n in list(account.apic_ids.items())[:16]
+        )
+        more = len(account.apic_ids) - 16
+        rows.append(
+            (
+                "NDST",
+                f"{account.apic_form}: {ids}" + (f" and {more} more" * (more > 0)),
+            )
+        )
+    yield facts(rows)
+    if not account.transitions:
+        yield note("Probes that would tell (kprobe_events):")
+        yield remarks(PROBES_WANTED)
+
+
+def _agreement(account: Account, width: int) -> Iterator[RenderableType]:
+    if not account.kinds:
+        return
+    platform = PLATFORM_WORDS[account.platform or "needs-pi-wakeup"]
+    yield heading(f"What agrees with {account.policy}, where {platform}")
+    grid = Grid(
+        [
+            "transition",
+            "com-\npared",
+            "agree",
+            "exactly",
+            "post by\nKVM",
+            "post by\nhardware",
+            "between\nreads",
+        ]
+    )
+    for k in account.kinds:
+        numbers = (k.exactly, k.by_kvm, k.by_hardware, k.between_reads)
+        grid.add(
+            k.kind,
+            f"{k.transitions:,}",
+            f"{k.agree:,}",
+            *(f"{n:,}" if n else "" for n in numbers),
+            style="" if k.agree == k.transitions else "bold",
+        )
+    grid.add(
+        "all",
+        f"{account.transitions:,}",
+        f"{account.transitions - account.disagreements:,}",
+        *(
+            f"{sum(values):,}"
+            for values in zip(
+                *(
+                    (k.exactly, k.by_kvm, k.by_hardware, k.between_reads)
+                    for k in account.kinds
+                ),
+                strict=True,
+            )
+        ),
+    )
+    yield grid.render(width)
+    yield note(
+        "Exactly: no post was needed. Else the least that explains what was read: a"
+        " post by KVM that the trace holds (or may lack), one by hardware that leaves"
+        " no event, or one between a probe's reads of ON and of PIR."
+    )
+
+
+def _rules(account: Account) -> Iterator[RenderableType]:
+    if not account.kinds:
+        return
+    yield heading("The rules, for the commonest case of each")
+    yield remarks(f"{k.kind}: {k.rule}. {k.source}" for k in account.kinds)
+
+
+def _policies(account: Account, width: int) -> Iterator[RenderableType]:
+    if not account.candidates:
+        return
+    yield heading("Transitions that each known policy does not allow")
+    platforms = list(dict.fromkeys(c.platform for c in account.candidates))
+    grid = Grid(["policy", *(p.replace("-", "-\n", 1) for p in platforms)])
+    for policy in dict.fromkeys(c.policy for c in account.candidates):
+        wrong = {
+            c.platform: c.disagreements
+            for c in account.candidates
+            if c.policy == policy
+        }
+        grid.add(policy, *(f"{wrong[p]:,}" for p in platforms))
+    yield grid.render(width)
+    if account.separating:
+        yield note("What would tell those apart that fit equally:")
+        yield remarks(account.separating)
+
+
+def _groups(account: Account) -> Iterator[RenderableType]:
+    if not account.groups:
+        return
+    yield heading(f"Disagreements: {account.disagreements:,}")
+    yield remarks(
+        f"{g.transitions:,} x {g.kind}: "
+        + "; ".join(
+            f"{f} is {g.observed[f]}, expected {' or '.join(g.expected[f])}"
+            for f in g.fields
+        )
+        + f" ({_seconds(g.first_ns)} to {_seconds(g.last_ns)})"
+        for g in account.groups
+    )
+
+
+def _listed(account: Account) -> Iterator[RenderableType]:
+    for d in account.listed:
+        where = f"{printable(d.vcpu)}, pCPU {d.after.cpu}"
+        yield heading(f"{_seconds(d.after.ts_ns)} {where}: {d.kind}")
+        yield facts(
+            [
+                ("before", _reading(d.before)),
+                ("read", _reading(d.after)),
+                ("expected", _expected(d)),
+                ("differs", ", ".join(d.fields)),
+                ("rule", f"{d.rule}. {d.source}"),
+            ]
+        )
+        for event in d.events:
+            yield note(_event(event))
+
+
+def _reading(r: Reading) -> str:
+    pir = (
+        "not read" if r.pir is None else "{" + " ".join(f"{v:#x}" for v in r.pir) + "}"
+    )
+    return (
+        f"ON={r.on:d} SN={r.sn:d} NV={r.nv:#x} NDST={r.ndst_text} PIR={pir}"
+        f" at {_seconds(r.ts_ns)}, {r.point}"
+    )
+
+
+def _expected(d: Disagreement) -> str:
+    return "; ".join(f"{f}: {' or '.join(v)}" for f, v in d.expected.items())
+
+
+def _event(e: Event) -> str:
+    mark = {"before": "B", "after": "*"}.get(e.mark or "", " ")
+    fields = " ".join(
+        f"{name}={f'{value:#x}' if name in _HEX else value}"
+        for name, value in e.fields.items()
+        if not name.startswith("__")
+    )
+    return (
+        f"{mark} {_seconds(e.ts_ns)} [{e.cpu:03}] {e.comm or '?'}-{e.tid} {e.name}:"
+        f" {fields}"
+    )
+
+
+_HEX = ("ctl", "pir0", "pir1", "pir2", "pir3", "blocking", "vector", "vec")
+
+
+def _counters(account: Account, width: int) -> Iterator[RenderableType]:
+    if not account.counters:
+        return
+    yield heading("PIN and PIW, as counted and as the trace predicts")
+    grid = Grid(["counter", "pCPU", "counted", "predicted", "seen by\nprobe", "within"])
+    for c in account.counters:
+        grid.add(
+            c.counter,
+            f"{c.cpu}",
+            f"{c.counted:,}",
+            _predicted(c),
+            "" if c.seen is None else f"{c.seen:,}",
+            {True: "yes", False: "NO", None: "can't tell"}[c.within],
+        )
+    yield grid.render(width)
+
+
+def _predicted(c: CounterLine) -> str:
+    if c.most is None:
+        return f"at least {c.least:,}"
+    return f"{c.least:,}" if c.least == c.most else f"{c.least:,} to {c.most:,}"
+
+
+def _remarks(account: Account) -> Iterator[RenderableType]:
+    if account.remarks:
+        yield heading("Remarks")
+        yield remarks(account.remarks)
+
+
+def _seconds(ts_ns: int) -> str:
+    return f"{ts_ns // 10**9}.{ts_ns % 10**9:09}"
+
+
+_HEADINGS = (
+    "capture",
+    "probe readings",
+    "transitions",
+    "agree with preempt-only",
+    "agree with suppress-on-put",
+    "found",
+    "PI wakeup",
+    "PIN",
+    "PIW",
+    "verdict",
+)
+
+
+def account_as_markdown(accounts: Sequence[Account]) -> str:
+    """One row a trace: what agrees with the two main policies, and what was found."""
+    lines = [
+        f"| {' | '.join(_HEADINGS)} |",
+        "| --- | ---: | ---: | ---: | ---: | --- | --- | --- | --- | --- |",
+    ]
+    for a in accounts:
+        cells = [
+            f"`{_short_name(a.trace)}`",
+            f"{a.readings:,}",
+            f"{a.transitions:,}",
+            _agree_with(a, "preempt-only"),
+            _agree_with(a, "suppress-on-put"),
+            _found(a),
+            {"needs-pi-wakeup": "needed", "no-pi-wakeup": "not needed"}.get(
+                a.platform or "", a.platform or "-"
+            ),
+            _counted(a, "PIN"),
+            _counted(a, "PIW"),
+            _STATUS_WORDS[a.status],
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _short_name(trace: str) -> str:
+    path = PurePath(trace)
+    return "/".join(printable(part) for part in path.parts[-2:]).replace("`", "'")
+
+
+def _agree_with(account: Account, policy: str) -> str:
+    """Transitions that agree where the VM needs PI wakeup."""
+    for c in account.candidates:
+        if (c.policy, c.platform) == (policy, "needs-pi-wakeup"):
+            return f"{account.transitions - c.disagreements:,}"
+    return "-"
+
+
+def _found(account: Account) -> str:
+    if account.policy is None:
+        return "-"
+    if account.platform != "needs-pi-wakeup" and account.status == 0:
+        return "any: puts do nothing"
+    return account.policy
+
+
+def _counted(account: Account, counter: str) -> str:
+    lines = [c for c in account.counters if c.counter == counter]
+    if not lines:
+        return "-"
+    counted = sum(c.counted for c in lines)
+    least = sum(c.least for c in lines)
+    mosts = [c.most for c in lines]
+    if any(most is None for most in mosts):
+        return f"{counted:,} (at least {least:,})"
+    return f"{counted:,} ({least:,} to {sum(m for m in mosts if m is not None):,})"

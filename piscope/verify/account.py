@@ -1,0 +1,228 @@
+"""The account of a verification: what was compared, what agrees, and what does not.
+
+Numbers and names only, in the shape of the JSON (docs/verify.md); no rendering
+computes a number of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = (
+    "SCHEMA_VERSION",
+    "Account",
+    "CandidateLine",
+    "CounterLine",
+    "Disagreement",
+    "Event",
+    "Group",
+    "KindLine",
+    "Reading",
+)
+
+SCHEMA_VERSION = 1
+"""Of the JSON; a key that is renamed, removed, or changes its meaning raises it."""
+
+
+@dataclass(slots=True)
+class KindLine:
+    """One kind of transition.
+
+    kind          for people, as `put, preempted`
+    transitions   how many
+    agree         of them: with the verified policy on its platform
+    exactly       of those: without any post that the trace does not hold
+    by_kvm        by a post of KVM that the trace holds, or may lack
+    by_hardware   by a post that leaves no event
+    between_reads by a post between two reads of one probe
+    rule          what the model leaves behind the commonest case, for people
+    source        where the rule is from
+    """
+
+    kind: str
+    transitions: int
+    agree: int
+    exactly: int
+    by_kvm: int
+    by_hardware: int
+    between_reads: int
+    rule: str
+    source: str
+
+
+@dataclass(slots=True)
+class CandidateLine:
+    """One policy on one platform: how many transitions it does not allow."""
+
+    policy: str
+    platform: str
+    disagreements: int
+
+
+@dataclass(slots=True)
+class Reading:
+    """The descriptor as one probe read it.
+
+    point  where the probe sits, for people
+    ndst   as it stands in the descriptor; ndst_text also names the pCPU
+    pir    vectors; null: not read
+    """
+
+    ts_ns: int
+    cpu: int
+    point: str
+    on: bool
+    sn: bool
+    nv: int
+    ndst: int | None
+    ndst_text: str
+    pir: list[int] | None
+
+
+@dataclass(slots=True)
+class Event:
+    """One event near a disagreement; `mark` is "before" or "after" for its readings."""
+
+    ts_ns: int
+    cpu: int
+    tid: int
+    comm: str | None
+    name: str
+    fields: dict[str, Any]
+    mark: str | None
+
+
+@dataclass(slots=True)
+class Disagreement:
+    """One transition that the model does not allow.
+
+    kind      as in KindLine
+    fields    what differs from the nearest state that is allowed
+    expected  field -> every value that is allowed
+    observed  field -> what was read
+    rule, source  as in KindLine
+    events    around it, on that pCPU or of that thread
+    """
+
+    vcpu: str
+    kind: str
+    fields: list[str]
+    expected: dict[str, list[str]]
+    observed: dict[str, str]
+    preempted: bool | None
+    blocking: bool | None
+    before: Reading
+    after: Reading
+    rule: str
+    source: str
+    events: list[Event] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Group:
+    """Disagreements of one kind, in the same fields, with the same values."""
+
+    kind: str
+    fields: list[str]
+    expected: dict[str, list[str]]
+    observed: dict[str, str]
+    transitions: int
+    first_ns: int
+    last_ns: int
+
+
+@dataclass(slots=True)
+class CounterLine:
+    """PIN or PIW of one pCPU over the capture.
+
+    counted    by the kernel, in /proc/interrupts
+    least      what the trace proves
+    most       what it can't exclude; null: events were lost
+    seen       by a probe on pi_wakeup_handler (PIW only); null: none
+    """
+
+    counter: str
+    cpu: int
+    counted: int
+    least: int
+    most: int | None
+    seen: int | None
+
+    @property
+    def within(self) -> bool | None:
+        """Whether the count lies in the range; None: can't be told."""
+        if self.most is None:
+            return None
+        return self.least <= self.counted <= self.most
+
+
+@dataclass(slots=True)
+class Account:
+    """A whole verification.
+
+    trace           path, format, kernel release, for people
+    asked           the policy that was named; null: it was to be found
+    policy, platform  what was verified
+    status          the exit status: 0 agrees, 1 disagrees, 3 can't tell
+    verdict         one or two sentences
+    probes          event as recorded -> where it sits
+    hits            of those probes, of known vCPUs
+    readings        of them: with a control word
+    unknown_hits    of vCPUs that can't be told
+    cuts            why chains of hits begin anew -> how often
+    transitions     compared
+    kinds           by kind
+    by_trace        transitions whose answer depends on what no probe read (the guest's
+                    IF), decided by what was seen
+    candidates      each policy and platform
+    rivals          policy -> transitions that agree with the verified one and not it
+    separating      what would tell candidates apart that fit equally, sentences
+    apic_ids        pCPU -> NDST
+    apic_form       how NDST holds an APIC id
+    disagreements   how many transitions
+    groups          of disagreements
+    listed          the disagreements that are shown one by one
+    counters        PIN and PIW
+    remarks         what else should be known, sentences
+    """
+
+    schema_version: int
+    trace: str
+    format: str
+    kernel_release: str | None
+    vcpus: int
+    asked: str | None
+    policy: str | None
+    policy_title: str
+    platform: str | None
+    status: int
+    verdict: str
+    probes: dict[str, str]
+    hits: int
+    readings: int
+    unknown_hits: int
+    cuts: dict[str, int]
+    transitions: int
+    by_trace: int
+    kinds: list[KindLine] = field(default_factory=list)
+    candidates: list[CandidateLine] = field(default_factory=list)
+    rivals: dict[str, int] = field(default_factory=dict)
+    separating: list[str] = field(default_factory=list)
+    apic_ids: dict[int, int] = field(default_factory=dict)
+    apic_form: str = "not told"
+    disagreements: int = 0
+    groups: list[Group] = field(default_factory=list)
+    listed: list[Disagreement] = field(default_factory=list)
+    counters: list[CounterLine] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The account as plain dicts, lists and numbers, in the order of the JSON."""
+        from dataclasses import asdict
+
+        result = asdict(self)
+        for line, counter in zip(result["counters"], self.counters, strict=True):
+            line["within"] = counter.within
+        result["apic_ids"] = {str(cpu): ndst for cpu, ndst in self.apic_ids.items()}
+        return result
