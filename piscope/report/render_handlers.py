@@ -26,9 +26,10 @@ def handler_section(summary: Summary, width: int) -> Iterator[RenderableType]:
         if left > 0:
             yield note(f"{left:,} more exit reasons (--json).")
         yield note(
-            "Straight back: neither slept nor went to userspace, so that a handler with"
-            " IRQs off could have saved the IRQ; posts by hardware leave no event, and"
-            " the time is where they may have been."
+            "Straight back: neither slept nor went to userspace, so that with IRQs off"
+            " until the entry there is no IRQ. Residual: to loaded vCPUs in the host,"
+            f" under {next(iter(summary.policies))}; posts by hardware leave no event,"
+            " and may have been wherever that time was spent."
         )
     if summary.observed is not None:
         seen = list(_seen(summary.observed))
@@ -43,10 +44,10 @@ def _table(summary: Summary) -> Grid:
             "VM-exit",
             "exits",
             "straight\nback",
-            "in the\nhost",
-            "straight\nback",
+            "time in\nthe host",
+            "of it\nstraight",
             "residual,\nknown",
-            "savable",
+            "of it\nsavable",
         )
     )
     for line in summary.handlers[:_MOST]:

@@ -50,8 +50,10 @@ def summarize_removed(
     rows = timeline.vcpus.rows
     vcpu = analysis.stimuli.vcpu[before.stimulus]
     vm = np.array([-1 if r.vm is None else r.vm for r in rows], np.int64)[vcpu]
-    at = np.maximum(before.window, 0)
-    reason = w.reason[at] if len(w) else before.kind
+    # outside of any window, but maybe not loaded: where the trace lost the vCPU
+    reason = np.full(len(before), PutReason.UNKNOWN, np.uint8)
+    inside = before.window >= 0
+    reason[inside] = w.reason[before.window[inside]]
     return Removed(
         before=names[0],
         after=names[1],
@@ -62,7 +64,7 @@ def summarize_removed(
         by_vm=groups(vm, lambda v: f"vm{v}" if v >= 0 else "unknown VM"),
         by_vcpu=groups(vcpu, lambda v: rows[v].label),
         by_reason=groups(reason, lambda p: PutReason(p).label),
-        by_cpu=groups(before.cpu, lambda c: f"cpu{c}"),
+        by_cpu=groups(before.cpu, lambda c: f"cpu{c}" if c >= 0 else "unknown pCPU"),
         windows=_window_lines(analysis, chosen, selection, mine, bounds),
     )
 
