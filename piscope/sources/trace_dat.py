@@ -17,10 +17,14 @@ from piscope.sources.cursor import ByteFile
 from piscope.sources.event_format import parse_event_format, scan_id_name
 from piscope.sources.loss_log import LossLog
 from piscope.sources.raw import EventFormat, Loss, RawChunk, TraceInfo, Wanted
-from piscope.sources.trace_dat_batches import Lane, reader_losses
+from piscope.sources.trace_dat_batches import Lane
 from piscope.sources.trace_dat_clock import ts_unit_of
 from piscope.sources.trace_dat_lanes import ChunkedPages, PageReader, PlainPages
-from piscope.sources.trace_dat_losses import note_stat_losses, note_unknown_events
+from piscope.sources.trace_dat_losses import (
+    note_cuts,
+    note_stat_losses,
+    note_unknown_events,
+)
 from piscope.sources.trace_dat_metadata import BufferData, Metadata, read_start
 from piscope.sources.trace_dat_options import CpuRange
 from piscope.sources.trace_dat_pass import CommonFields, Known, Pass
@@ -137,7 +141,14 @@ class TraceDatSource:
                 f"the buffers have different clocks: {', '.join(sorted(set(clocks)))}"
             )
         info.cpus = tuple(
-            sorted({data.cpu for buffer in metadata.buffers for data in buffer.cpus})
+            sorted(
+                {
+                    data.cpu
+                    for buffer in metadata.buffers
+                    for data in buffer.cpus
+                    if data.size
+                }
+            )
         )
         for guest in options.guests:
             for tid, vcpu_id in guest.threads.items():
@@ -168,6 +179,7 @@ class TraceDatSource:
                 page_size=buffer.page_size,
                 pages=self.page_reader(buffer, data),
                 clock=self.metadata.options.time(),
+                missing_bytes=data.missing,
             )
             for buffer in self.metadata.buffers
             for data in buffer.cpus
@@ -176,8 +188,8 @@ class TraceDatSource:
         known = Known(self._ids, self.formats, self._common_fields())
         run = Pass(lanes, wanted, known, log)
         yield from run.chunks(self.metadata.pages, self.metadata.order)
-        reader_losses(lanes, log)
-        note_stat_losses(lanes, self.metadata.options.stats, log)
+        note_cuts(lanes, log)
+        note_stat_losses(lanes, self.metadata.options.stats, wanted.cpus, log)
         note_unknown_events(run.id_counts, self._ids, log)
         for number, (_, system, name) in self._ids.items():
             count = int(run.id_counts[number])

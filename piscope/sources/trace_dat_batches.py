@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from piscope.sources.event_format import ByteOrder, PageLayout
-from piscope.sources.loss_log import LossLog
+from piscope.sources.raw import Loss
 from piscope.sources.trace_dat_clock import Clock
 from piscope.sources.trace_dat_lanes import PageReader
 
-__all__ = ("Batch", "Lane", "Part", "batches", "reader_losses", "watermark_ns")
+__all__ = ("Batch", "Lane", "Part", "batches", "watermark_ns")
 
 Bytes = npt.NDArray[np.uint8]
 Index = npt.NDArray[np.int64]
@@ -48,6 +48,7 @@ class Lane:
     page_ns   what a sub-buffer spans, by the last batch; 0: none was read yet
     missed_known   events that sub-buffers' flags count as lost
     missed_inside  whether some were lost after its first event
+    missing_bytes  data that the file should have, behind what it has
     """
 
     buffer: str
@@ -62,6 +63,7 @@ class Lane:
     page_ns: int = 0
     missed_known: int = 0
     missed_inside: bool = False
+    missing_bytes: int = 0
     done: bool = False
 
     def look_ahead(self, layout: PageLayout, order: ByteOrder) -> None:
@@ -98,6 +100,7 @@ class Batch:
     data       uint8[p * page_size]
     available  int64[p]: bytes of each that the file has
     places     int64[p]: byte of each in the file
+    gaps       what could not be read, each before that sub-buffer of that part
     """
 
     page_size: int
@@ -105,6 +108,7 @@ class Batch:
     available: Index
     places: Index
     parts: list[Part]
+    gaps: list[tuple[Part, int, Loss]]
 
 
 def batches(
@@ -175,19 +179,21 @@ def _fill(data: Bytes, lanes: list[Lane]) -> Batch:
     parts: list[Part] = []
     available: list[Index] = []
     places: list[Index] = []
+    gaps: list[tuple[Part, int, Loss]] = []
     filled = 0
     for lane, share in zip(lanes, shares, strict=True):
         if share == 0:
             continue
         read = lane.pages.read(data[filled * size : (filled + share) * size])
-        count = len(read.available)
-        if count == 0:
+        part = Part(lane, filled, filled + len(read.available))
+        gaps += [(part, filled + page, loss) for page, loss in read.gaps]
+        if part.first == part.end:
             lane.done = True
-        else:
-            parts.append(Part(lane, filled, filled + count))
-            available.append(read.available)
-            places.append(read.places)
-            filled += count
+            continue
+        parts.append(part)
+        available.append(read.available)
+        places.append(read.places)
+        filled = part.end
     none = [np.zeros(0, np.int64)]
     return Batch(
         page_size=size,
@@ -195,11 +201,5 @@ def _fill(data: Bytes, lanes: list[Lane]) -> Batch:
         available=np.concatenate(available or none),
         places=np.concatenate(places or none),
         parts=parts,
+        gaps=gaps,
     )
-
-
-def reader_losses(lanes: Sequence[Lane], log: LossLog) -> None:
-    """Add what the lanes' readers could not read."""
-    for lane in lanes:
-        for loss in lane.pages.losses.rows:
-            log.add(loss)

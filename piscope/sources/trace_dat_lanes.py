@@ -10,8 +10,8 @@ sub-buffers, which need not begin where a chunk does:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -38,16 +38,21 @@ class PagesRead:
 
     available  int64[p]: bytes of each that are really there; of the last maybe fewer
     places     int64[p]: byte in the file at which each is, or its chunk
+    gaps       what could not be read, each before the sub-buffer of that number
     """
 
     available: Index
     places: Index
+    gaps: list[tuple[int, Loss]] = field(default_factory=list)
 
 
 class PageReader(Protocol):
-    """One pCPU's sub-buffers in order; `losses` grows while they are read."""
+    """One pCPU's sub-buffers in order.
 
-    losses: LossLog
+    `cut` says, once it is known, how the data end before they should.
+    """
+
+    cut: str | None
 
     def read(self, into: Bytes) -> PagesRead:
         """Put the next sub-buffers into a multiple of their size; none: at the end."""
@@ -66,7 +71,7 @@ class PlainPages:
     """Sub-buffers that lie in the file as they were in the ring buffer."""
 
     def __init__(self, file: ByteFile, data: CpuRange, page_size: int) -> None:
-        self.losses = LossLog()
+        self.cut: str | None = None
         self._file = file
         self._at = data.offset
         self._end = data.offset + data.size
@@ -79,8 +84,10 @@ class PlainPages:
         pages = -(-count // self._page_size)
         into[count : pages * self._page_size] = 0
         places = self._at + np.arange(pages, dtype=np.int64) * self._page_size
-        # A short read means that the file shrank: there is no more.
-        self._at = self._at + count if count == wanted else self._end
+        self._at += count
+        if count < wanted:
+            self.cut = f"the file could not be read beyond byte {self._at}"
+            self._end = self._at
         return PagesRead(_available(count, pages, self._page_size), places)
 
     def peek(self, size: int) -> bytes:
@@ -112,7 +119,9 @@ class ChunkedPages:
         compressor: str,
         order: ByteOrder,
     ) -> None:
-        self.losses = LossLog()
+        self.cut: str | None = None
+        # What was lost since the last read.
+        self._lost = LossLog()
         self._file = file
         self._cpu = data.cpu
         self._place = data.offset + 4
@@ -139,8 +148,11 @@ class ChunkedPages:
         filled = 0
         places: list[int] = []
         size = self._page_size
+        gaps = self._gaps_before(0)
         while filled < len(into):
-            if self._used == len(self._data) and not self._next_chunk():
+            more = self._used < len(self._data) or self._next_chunk()
+            gaps += self._gaps_before(filled // size)
+            if not more:
                 break
             if self._gap:
                 # Of the sub-buffer that the missing chunk was part of, nothing is
@@ -163,8 +175,12 @@ class ChunkedPages:
         pages = -(-filled // size)
         into[filled : pages * size] = 0
         return PagesRead(
-            _available(filled, pages, size), np.array(places[:pages], np.int64)
+            _available(filled, pages, size), np.array(places[:pages], np.int64), gaps
         )
+
+    def _gaps_before(self, page: int) -> list[tuple[int, Loss]]:
+        lost, self._lost = self._lost.rows, LossLog()
+        return [(page, loss) for loss in lost]
 
     def peek(self, size: int) -> bytes:
         """See PageReader."""
@@ -197,7 +213,7 @@ class ChunkedPages:
             size = int.from_bytes(head[4:8], self._order)
             if len(head) < 8:
                 lost = self._chunks_left + 1
-                self._lose("truncated", f"the file ends before {lost} chunks")
+                self.cut = f"the data end before {lost} of the chunks"
                 break
             left = self._end - self._place - 8
             if not self._plausible(packed, size):
@@ -210,15 +226,14 @@ class ChunkedPages:
             try:
                 data = decompress(self._compressor, packed_data, size, cut=cut)
             except TraceFormatError as error:
-                self._lose("damaged", f"chunk at byte {self._chunk_place}: {error}")
+                self._lose(f"chunk at byte {self._chunk_place}: {error}")
                 self._position += size
                 self._gap = True
                 continue
             if cut:
-                self._lose(
-                    "truncated",
-                    f"the file ends in the chunk at byte {self._chunk_place}, "
-                    f"before {self._chunks_left} more",
+                self.cut = (
+                    f"the data end in the chunk at byte {self._chunk_place}, "
+                    f"before {self._chunks_left} more"
                 )
                 self._chunks_left = 0
             elif self._usual_size == 0:
@@ -249,7 +264,6 @@ class ChunkedPages:
             if found >= 0:
                 self._place = at + found - lead
                 self._lose(
-                    "damaged",
                     f"byte {self._chunk_place} is no header of a chunk; the next is at "
                     f"byte {self._place}",
                 )
@@ -262,11 +276,10 @@ class ChunkedPages:
                 break
             at += len(data) - 16
         self._lose(
-            "damaged",
             f"byte {self._chunk_place} is no header of a chunk, nor is any behind it: "
             f"{self._chunks_left + 1} chunks are lost",
         )
         return False
 
-    def _lose(self, cause: Literal["damaged", "truncated"], detail: str) -> None:
-        self.losses.add(Loss(cause, cpu=self._cpu, detail=detail))
+    def _lose(self, detail: str) -> None:
+        self._lost.add(Loss("damaged", cpu=self._cpu, detail=detail))

@@ -7,6 +7,7 @@ perhaps how many; the counts say how many were there, for the whole recording.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from piscope.sources.trace_dat_batches import Lane, Part
 from piscope.sources.trace_dat_located import Located
 from piscope.sources.trace_dat_options import CpuStat
 
-__all__ = ("note_page_losses", "note_stat_losses", "note_unknown_events")
+__all__ = ("note_cuts", "note_page_losses", "note_stat_losses", "note_unknown_events")
 
 
 def note_page_losses(located: Located, log: LossLog) -> None:
@@ -25,6 +26,11 @@ def note_page_losses(located: Located, log: LossLog) -> None:
 
     To be called while the lanes' `last_ns` is still that before the batch.
     """
+    for part, page, loss in located.batch.gaps:
+        event = int(located.first[min(page, len(located.first) - 1)])
+        inside = event < located.first[part.end]
+        end_ns = int(located.ts_ns[event]) if inside else part.lane.next_ns
+        log.add(replace(loss, start_ns=located.before(part, event), end_ns=end_ns))
     pages = located.pages
     marked = np.flatnonzero(pages.missed | pages.damaged | pages.cut)
     if len(marked) == 0:
@@ -35,8 +41,29 @@ def note_page_losses(located: Located, log: LossLog) -> None:
         part = located.batch.parts[owner]
         if pages.missed[page]:
             _note_missed(located, part, page, log)
-        if pages.damaged[page] or pages.cut[page]:
+        # That a lane's data end too early is noted once, when they have.
+        cut = pages.cut[page] and not _ends_early(part.lane)
+        if pages.damaged[page] or cut:
             _note_broken(located, part, page, log)
+
+
+def _ends_early(lane: Lane) -> bool:
+    return lane.missing_bytes > 0 or lane.pages.cut is not None
+
+
+def note_cuts(lanes: Sequence[Lane], log: LossLog) -> None:
+    """Note which lanes' data end before they should; after a whole pass."""
+    for lane in lanes:
+        if not _ends_early(lane):
+            continue
+        where = f" of buffer {lane.buffer!r}" if lane.buffer else ""
+        detail = f"data of pCPU {lane.cpu}{where}"
+        if lane.missing_bytes:
+            detail += f" lack their last {lane.missing_bytes} bytes"
+        if lane.pages.cut is not None:
+            detail += f": {lane.pages.cut}"
+        cut = Loss("truncated", cpu=lane.cpu, start_ns=lane.last_ns, detail=detail)
+        log.add(cut)
 
 
 def _note_missed(located: Located, part: Part, page: int, log: LossLog) -> None:
@@ -86,53 +113,58 @@ def _note_broken(located: Located, part: Part, page: int, log: LossLog) -> None:
 
 
 def note_stat_losses(
-    lanes: Sequence[Lane], stats: Mapping[str, Mapping[int, CpuStat]], log: LossLog
+    lanes: Sequence[Lane],
+    stats: Mapping[str, Mapping[int, CpuStat]],
+    cpus: frozenset[int] | None,
+    log: LossLog,
 ) -> None:
     """Compare the recorder's counts of each pCPU with what its lane held.
 
-    To be called after a whole pass. Only the lanes given are looked at.
+    To be called after a whole pass over `cpus` (None: all). A pCPU without a lane
+    held nothing.
     """
-    for lane in lanes:
-        stat = stats.get(lane.buffer, {}).get(lane.cpu)
-        if stat is None:
-            continue
-        where = f" of buffer {lane.buffer!r}" if lane.buffer else ""
-        recorded = stat.recorded
-        if recorded is not None and recorded > lane.events:
-            log.add(
-                Loss(
-                    "cpustat-mismatch",
-                    cpu=lane.cpu,
-                    count=recorded - lane.events,
-                    detail=f"the recorder counted {recorded} events{where}, "
-                    f"the file holds {lane.events}",
-                )
+    by_cpu = {(lane.buffer, lane.cpu): lane for lane in lanes}
+    for buffer, own in stats.items():
+        where = f" of buffer {buffer!r}" if buffer else ""
+        for cpu, stat in own.items():
+            if cpus is None or cpu in cpus:
+                _note_stat(cpu, stat, by_cpu.get((buffer, cpu)), where, log)
+
+
+def _note_stat(
+    cpu: int, stat: CpuStat, lane: Lane | None, where: str, log: LossLog
+) -> None:
+    events = 0 if lane is None else lane.events
+    recorded = stat.recorded
+    if recorded is not None and recorded > events:
+        log.add(
+            Loss(
+                "cpustat-mismatch",
+                cpu=cpu,
+                count=recorded - events,
+                detail=f"the recorder counted {recorded} events{where}, "
+                f"the file holds {events}",
             )
-        # Flags may have told of the same overrun already, with its position.
-        overrun = (stat.overrun or 0) - lane.missed_known
-        if overrun > 0:
-            log.add(
-                Loss(
-                    "overwritten",
-                    cpu=lane.cpu,
-                    end_ns=None if lane.missed_inside else lane.first_ns,
-                    count=overrun,
-                    detail=f"the buffer{where} wrapped: {stat.overrun} events overrun",
-                )
+        )
+    # Flags may have told of the same overrun already, with its position.
+    overrun = (stat.overrun or 0) - (0 if lane is None else lane.missed_known)
+    if overrun > 0:
+        log.add(
+            Loss(
+                "overwritten",
+                cpu=cpu,
+                end_ns=None if lane is None or lane.missed_inside else lane.first_ns,
+                count=overrun,
+                detail=f"the buffer{where} wrapped: {stat.overrun} events overrun",
             )
-        for count, what in (
-            (stat.commit_overrun, "commit overrun"),
-            (stat.dropped_events, "dropped events"),
-        ):
-            if count:
-                log.add(
-                    Loss(
-                        "missed-events",
-                        cpu=lane.cpu,
-                        count=count,
-                        detail=f"the recorder counted {count} {what}{where}",
-                    )
-                )
+        )
+    for count, what in (
+        (stat.commit_overrun, "commit overrun"),
+        (stat.dropped_events, "dropped events"),
+    ):
+        if count:
+            detail = f"the recorder counted {count} {what}{where}"
+            log.add(Loss("missed-events", cpu=cpu, count=count, detail=detail))
 
 
 def note_unknown_events(

@@ -20,7 +20,7 @@ from piscope.sources.event_format import (
     PageLayout,
     parse_header_page,
 )
-from piscope.sources.raw import Loss, LossCause
+from piscope.sources.raw import Loss
 from piscope.sources.trace_dat_options import MAX_CPUS, CpuRange, Options
 
 __all__ = (
@@ -119,18 +119,15 @@ class Metadata:
         for cpu, follower in zip_longest(ordered, ordered[1:]):
             limit = end if follower is None else min(end, follower.offset)
             lacking = min(cpu.size, cpu.offset + cpu.size - limit)
-            if lacking > 0:
-                detail = f"of {cpu.size} bytes of data of pCPU {cpu.cpu} from byte "
-                detail += f"{cpu.offset} on, {lacking} are "
-                cut = limit == file.size
-                detail += "beyond the end of the file" if cut else "another part's"
-                cause: LossCause = "truncated" if cut else "damaged"
-                self.losses.append(Loss(cause, cpu=cpu.cpu, detail=detail))
             # Some writers leave the count before the chunks out of the size.
             size = cpu.size + (4 if buffer.chunked else 0)
             size = min(size, limit - cpu.offset)
-            if size > 0:
-                ranges.append(replace(cpu, size=size))
+            if lacking > 0 and limit < file.size:
+                detail = f"of {cpu.size} bytes of data of pCPU {cpu.cpu} from byte "
+                detail += f"{cpu.offset} on, {lacking} are another part's"
+                self.losses.append(Loss("damaged", cpu=cpu.cpu, detail=detail))
+            missing = lacking if lacking > 0 and limit == file.size else 0
+            ranges.append(replace(cpu, size=max(0, size), missing=missing))
         kept = tuple(sorted(ranges, key=lambda r: r.cpu))
         self.buffers.append(replace(buffer, page_size=page_size, cpus=kept))
 

@@ -87,11 +87,15 @@ _SECTION_OPTIONS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class CpuRange:
-    """Where the data of one pCPU's buffer lie in the file, in bytes."""
+    """Where the data of one pCPU's buffer lie in the file, in bytes.
+
+    `missing` bytes behind them should be there as well, and are not.
+    """
 
     cpu: int
     offset: int
     size: int
+    missing: int = 0
 
 
 @dataclass(frozen=True, slots=True)

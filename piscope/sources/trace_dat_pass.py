@@ -208,6 +208,7 @@ class Pass:
             times = located.ts_ns[own]
             if wrong is not None:
                 times = times[~wrong[own]]
+            lane.page_ns = max(1, lane.page_ns)
             if len(times):
                 if lane.first_ns is None:
                     lane.first_ns = int(times[0])

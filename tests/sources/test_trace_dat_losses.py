@@ -121,6 +121,18 @@ def test_the_counts_of_an_instance_are_those_of_its_own_pcpus() -> None:
     assert "'one'" in source.losses[0].detail
 
 
+def test_a_pcpu_without_data_of_which_the_recorder_counted_events() -> None:
+    own = [e for e in events() if e.cpu == 0]
+    recording = made(own, cpu_count=2)
+    text = b"CPU: 1\nentries: 4\noverrun: 0\nread events: 5\n\0"
+    recording.options = [*recording.options, (w.CPUSTAT, text)]
+    source = open_trace_dat(w.trace_dat(recording))
+    tids(source)
+    assert [(r.cause, r.cpu, r.count) for r in source.losses] == [
+        ("cpustat-mismatch", 1, 9)
+    ]
+
+
 def test_pcpus_that_were_not_asked_for_are_not_missed() -> None:
     source = open_trace_dat(w.trace_dat(made(stats={0: {"read events": 99}})))
     list(source.chunks(Wanted({"*": None}, cpus=frozenset({1}))))
@@ -249,7 +261,9 @@ def test_a_damaged_chunk_is_skipped_with_the_sub_buffers_it_is_part_of(
     data[chunk + 8 + (6 if compressor == "zstd" else 12)] ^= 0xFF
     source = open_trace_dat(bytes(data))
     assert tids(source) == {0: without(ALL[0][20:30]), 1: ALL[1]}
-    assert f"chunk at byte {chunk}" in source.losses[0].detail
+    damage = source.losses[0]
+    assert f"chunk at byte {chunk}" in damage.detail
+    assert (damage.start_ns, damage.end_ns) == (10**6 + 1900, 10**6 + 3000)
     assert causes(source) == {"damaged": 1, "cpustat-mismatch": 1}
 
 
@@ -329,8 +343,10 @@ def test_the_last_sub_buffer_of_a_cut_file_is_read_as_far_as_it_goes() -> None:
     for bytes_left, kept in ((16, 0), (15, 0), (16 + 59, 0), (16 + 60, 1), (136, 2)):
         source = open_trace_dat(data[: last + bytes_left])
         assert tids(source)[1] == ALL[1][: 55 + kept], bytes_left
-        assert causes(source) == {"truncated": 2, "cpustat-mismatch": 1}
-        assert source.losses[1].start_ns == 10**6 + 100 * (54 + kept)
+        assert causes(source) == {"truncated": 1, "cpustat-mismatch": 1}
+        cut = source.losses[0]
+        assert (cut.cpu, cut.start_ns) == (1, 10**6 + 100 * (54 + kept))
+        assert f"lack their last {4096 - bytes_left} bytes" in cut.detail
 
 
 @pytest.mark.parametrize("compressor", ["none", "zlib", "zstd"])
