@@ -31,6 +31,7 @@ _OUT = (
     Mark.OUT_RUNNABLE_HALT,
     Mark.OUT_SLEEP,
     Mark.OUT_BLOCK,
+    Mark.PI_PUT,  # in kvm_sched_out, behind the switch
 )
 
 Gap = tuple[int | None, int, int]
@@ -104,7 +105,7 @@ def loss_marks(gaps: list[Gap], own: Marked, cpu: Array, vcpus: int) -> Marked:
     Takes the lanes' own marks by lane and row, and their pCPUs. A mark added at a row
     comes before the lane's own one there. One is added to a lane where a gap begins,
     unless nothing happened in the lane since the pCPU's last gap; and in a gap right
-    behind each mark on its pCPU, and each switch-out on another.
+    behind each mark on its pCPU, and each switch-out or put on another.
     """
     row, lane, mark = own
     bounds = np.searchsorted(lane, np.arange(vcpus + 1))

@@ -46,6 +46,7 @@ _REASON_OF_LIFE = {
     Life.PREEMPTED_HALT: PutReason.PREEMPTED,
     Life.BLOCKED: PutReason.BLOCKING,
     Life.ASLEEP: PutReason.ASLEEP,
+    Life.DEAD: PutReason.IOCTL,  # by the thread that destroys the VM
 }
 
 
