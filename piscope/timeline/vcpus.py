@@ -34,9 +34,14 @@ def find_vcpus(events: Events) -> Vcpus:
         _by_event(events, name, evidence, vcpu_id)
     tid_counts = np.bincount(events.tid[events.tid >= 0])
     present = set(np.flatnonzero(tid_counts).tolist())
+    # A thread that a vCPU's thread created (kvm-nx-lpage-recovery) bears its name until
+    # it renames itself: a name tells nothing where a vCPU of that number is known.
+    taken = {(info.tgids.get(tid), number) for tid, number in vcpu_id.items()}
     for tid, comm in info.comms.items():
         match = _COMM.match(comm)
-        if match and tid not in evidence and tid in present:
+        if match is None or tid in evidence or tid not in present:
+            continue
+        if (info.tgids.get(tid), int(match[1])) not in taken:
             evidence[tid], vcpu_id[tid] = "comm", int(match[1])
     evidence.pop(0, None)  # the idle task, where a trace lost its thread ids
     evidence.pop(-1, None)
