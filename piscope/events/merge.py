@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from piscope.sources.raw import Array, Payload, RawChunk, Source, Wanted
 
-__all__ = ("MERGED_ROWS", "joined", "merged", "payloads_of", "time_order")
+__all__ = ("MERGED_ROWS", "joined", "merged", "time_order")
 
 MERGED_ROWS = 1 << 18
 """Events in a chunk that `merged` gives, at most; as sources bound theirs."""
@@ -89,11 +89,6 @@ def joined(chunks: Sequence[RawChunk]) -> RawChunk:
         event=in_order(column("event", np.uint16)),
         payload=_joined_payloads(chunks, place),
     )
-
-
-def payloads_of(chunks: Sequence[RawChunk]) -> dict[int, Payload]:
-    """The payloads of chunks that follow one another, rows counted through."""
-    return _joined_payloads(chunks, None)
 
 
 def time_order(ts_ns: Array, cpu: Array, seq: Array) -> npt.NDArray[np.int64] | None:

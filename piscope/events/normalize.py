@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
-from piscope.events.merge import merged, payloads_of
+from piscope.events.gather import Gathered
+from piscope.events.merge import merged
 from piscope.sources.raw import Array, Source, Wanted
 from piscope.tables import Events
 
@@ -28,20 +28,18 @@ def collect(source: Source, wanted: Wanted, tsc_khz: int | None = None) -> Event
     `tsc_khz` turns the cycles of a raw x86-tsc trace into ns; a trace that is in ns
     already is left alone.
     """
-    chunks = list(merged(source, wanted))
-
-    def column(name: str, dtype: npt.DTypeLike) -> Array:
-        arrays = [getattr(chunk, name) for chunk in chunks]
-        return np.concatenate(arrays) if arrays else np.empty(0, dtype)
-
+    gathered = Gathered()
+    for chunk in merged(source, wanted):
+        gathered.extend(chunk)
+    whole = gathered.whole()
     events = Events(
-        ts_ns=column("ts_ns", np.int64),
-        cpu=column("cpu", np.int32),
-        tid=column("tid", np.int32),
-        flags=column("flags", np.uint8),
-        event=column("event", np.uint16),
+        ts_ns=whole.ts_ns,
+        cpu=whole.cpu,
+        tid=whole.tid,
+        flags=whole.flags,
+        event=whole.event,
         names=list(source.events),
-        payload=payloads_of(chunks),
+        payload=whole.payload,
         info=source.info,
         losses=list(source.losses),
         counts=dict(source.counts),

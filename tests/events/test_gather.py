@@ -1,0 +1,90 @@
+"""Events that are gathered chunk by chunk are those of all chunks joined at once."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from piscope.events import gather
+from piscope.events.gather import Gathered
+from piscope.events.merge import joined
+from piscope.sources.raw import Payload, RawChunk
+
+# A field as the chunks of a text may bring it: in each of another type, or not at all.
+_DTYPES = ("i4", "i8", "u8", "S2", "S5", "O", None)
+
+
+def _column(dtype: str, count: int, start: int) -> np.ndarray:
+    if dtype == "O":
+        return np.array([f"w{start + i}" for i in range(count)], object)
+    return np.arange(start, start + count).astype(dtype)
+
+
+def _chunks(shapes: list[tuple[int, dict[str, str | None], bool]]) -> list[RawChunk]:
+    chunks, start = [], 0
+    for count, dtypes, some_missing in shapes:
+        columns = {
+            name: _column(dtype, count, start)
+            for name, dtype in dtypes.items()
+            if dtype is not None
+        }
+        valid = {name: np.arange(count) % 2 == 0 for name in columns if some_missing}
+        place = np.arange(start, start + count)
+        chunks.append(
+            RawChunk(
+                ts_ns=place * 10,
+                cpu=(place % 3).astype(np.int32),
+                seq=place,
+                tid=place.astype(np.int32),
+                flags=place.astype(np.uint8),
+                event=np.full(count, 4, np.uint16),
+                payload={4: Payload(np.arange(count), columns, valid)} if count else {},
+            )
+        )
+        start += count
+    return chunks
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 5),
+            st.fixed_dictionaries(
+                {"a": st.sampled_from(_DTYPES), "b": st.sampled_from(_DTYPES)}
+            ),
+            st.booleans(),
+        ),
+        max_size=6,
+    )
+)
+def test_gathered_is_joined(
+    shapes: list[tuple[int, dict[str, str | None], bool]],
+) -> None:
+    chunks = _chunks(shapes)
+    gathered = Gathered()
+    for chunk in chunks:
+        gathered.extend(chunk)
+    one, other = gathered.whole(), joined(chunks)
+    for name in ("ts_ns", "cpu", "tid", "flags", "event"):
+        assert getattr(one, name).dtype == getattr(other, name).dtype
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    assert one.payload.keys() == other.payload.keys()
+    for index, payload in one.payload.items():
+        same = other.payload[index]
+        np.testing.assert_array_equal(payload.rows, same.rows)
+        assert payload.columns.keys() == same.columns.keys()
+        assert payload.valid.keys() == same.valid.keys()
+        for name, values in payload.columns.items():
+            known = payload.valid.get(name, np.ones(len(values), bool))
+            assert values[known].tolist() == same.columns[name][known].tolist()
+            if name in same.valid:
+                np.testing.assert_array_equal(known, same.valid[name])
+
+
+def test_a_column_grows_past_its_room() -> None:
+    values = np.arange(gather._FIRST_ROOM_BYTES // 8 + 5)
+    column = gather._Column(np.int64)
+    for part in np.array_split(values, 7):
+        column.extend(part)
+    np.testing.assert_array_equal(column.values(), values)
