@@ -48,6 +48,10 @@ class _Place(IntEnum):
     HIDDEN_POST = 7
 
 
+_PLACE_BITS = 3
+assert len(_Place) <= 1 << _PLACE_BITS
+
+
 @dataclass(slots=True)
 class Stimuli:
     """All letters, vCPU after vCPU, in order.
@@ -58,8 +62,8 @@ class Stimuli:
     ts_ns   int64[n]
     row     int64[n]  the event it rests on
     cpu     int32[n]  that event's pCPU
-    window  int64[n]  index of the window a PUT, LOAD or hidden post belongs to, or -1
-    post    int64[n]  index into POSTS for a traced post, else -1
+    window  int32[n]  index of the window a PUT, LOAD or hidden post belongs to, or -1
+    post    int32[n]  index into POSTS for a traced post, else -1
     vector  int16[n]  of posts, -1: not known
     """
 
@@ -69,8 +73,8 @@ class Stimuli:
     ts_ns: npt.NDArray[np.int64]
     row: npt.NDArray[np.int64]
     cpu: npt.NDArray[np.int32]
-    window: npt.NDArray[np.int64]
-    post: npt.NDArray[np.int64]
+    window: npt.NDArray[np.int32]
+    post: npt.NDArray[np.int32]
     vector: npt.NDArray[np.int16]
 
     def __len__(self) -> int:
@@ -103,11 +107,16 @@ def build_stimuli(timeline: Timeline, events: Events, posted: Posted) -> Stimuli
     def add(
         vcpu: Array, row: Array, place: _Place, what: Array | Letter, ref: Array | int
     ) -> None:
-        key = (vcpu.astype(np.int64) * span + row) * len(_Place) + place
+        key = vcpu.astype(np.int64)
+        key *= span
+        key += row
+        key <<= _PLACE_BITS
+        key += place
         n = len(key)
         letter = what if isinstance(what, np.ndarray) else np.full(n, what, np.uint8)
         refs = ref if isinstance(ref, np.ndarray) else np.full(n, ref, np.int32)
-        parts.append((key, letter.astype(np.uint8), refs.astype(np.int32)))
+        letter = letter.astype(np.uint8, copy=False)
+        parts.append((key, letter, refs.astype(np.int32, copy=False)))
 
     # the bulk first: it is in order already, and what follows is merged into it
     enter, leave = (acts.act & _ENTER) != 0, (acts.act & _EXIT) != 0
@@ -153,14 +162,22 @@ def build_stimuli(timeline: Timeline, events: Events, posted: Posted) -> Stimuli
     seen = _observed(w.on_load[at] | w.pir_load[at], w.pir_load[at])
     add(w.vcpu[at], w.load_row[at], _Place.OBSERVED_AFTER, seen, at)
 
-    order = np.argsort(np.concatenate([part[0] for part in parts]), kind="stable")
-    key = np.concatenate([part[0] for part in parts])[order] // len(_Place)
-    letter = np.concatenate([part[1] for part in parts])[order]
-    ref = np.concatenate([part[2] for part in parts])[order].astype(np.int64)
-    vcpu = (key // span).astype(np.int32)
-    row = key - vcpu * np.int64(span)
-    window = np.where(ref >= 0, ref, -1)
-    post = np.where(ref <= _FIRST_POST, _FIRST_POST - ref, -1)
+    key = np.concatenate([part[0] for part in parts])
+    letter = np.concatenate([part[1] for part in parts])
+    ref = np.concatenate([part[2] for part in parts])
+    parts.clear()
+    order = np.argsort(key, kind="stable")
+    key, letter, ref = key[order], letter[order], ref[order]
+    del order
+    key >>= _PLACE_BITS
+    vcpus = np.arange(len(timeline.vcpus))
+    counts = np.diff(np.searchsorted(key, vcpus * span), append=len(key))
+    vcpu = np.repeat(vcpus.astype(np.int32), counts)
+    row = key
+    row -= np.repeat(vcpus * span, counts)
+    window = np.where(ref >= 0, ref, np.int32(-1))
+    post = np.where(ref <= _FIRST_POST, _FIRST_POST - ref, np.int32(-1))
+    del ref
     forget = _forgets(timeline.blind, vcpu, row)
     if len(forget):
         vcpu = np.insert(vcpu, forget, vcpu[forget])
