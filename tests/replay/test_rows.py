@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from timeline.scene import (
     F1,
     F2,
@@ -26,6 +28,7 @@ from timeline.scene import (
     Scene,
     Vcpu,
 )
+from timeline.streams import scenes
 
 from piscope.model.policy import POLICIES
 from piscope.outcomes import Findings, Hit, Row
@@ -414,6 +417,19 @@ def test_every_row_has_a_case() -> None:
         for row in text.split()[0].split("|")
     }
     assert seen | {"23"} == {row.label for row in Row}
+
+
+@given(scenes(), st.sampled_from(sorted(POLICIES)))
+@settings(max_examples=60)
+def test_any_stream_has_rows_for_every_post(scene: Scene, policy: str) -> None:
+    found = findings(scene, policy)
+    assert (found.row > 0).all()
+    assert (found.row < 1 << len(Row)).all()
+    one = (found.possible & (found.possible - 1)) == 0
+    assert one[found.certain].all()
+    sent = found.maybe(Hit.HOST, Hit.UNLOADED_HOST, Hit.WAKEUP)
+    assert not found.coalesced[~sent].any()
+    assert not found.maybe(Hit.LATCHED)[found.window >= 0].any()
 
 
 def played(case: Callable[[Scene, Vcpu], None]) -> Scene:
