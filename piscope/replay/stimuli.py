@@ -63,7 +63,7 @@ class Stimuli:
     row     int64[n]  the event it rests on
     cpu     int32[n]  that event's pCPU
     window  int32[n]  index of the window a PUT, LOAD or hidden post belongs to, or -1
-    post    int32[n]  index into POSTS for a traced post, else -1
+    post    int64[n]  index into POSTS for a traced post, else -1
     vector  int16[n]  of posts, -1: not known
     """
 
@@ -74,7 +74,7 @@ class Stimuli:
     row: npt.NDArray[np.int64]
     cpu: npt.NDArray[np.int32]
     window: npt.NDArray[np.int32]
-    post: npt.NDArray[np.int32]
+    post: npt.NDArray[np.int64]
     vector: npt.NDArray[np.int16]
 
     def __len__(self) -> int:
@@ -176,7 +176,7 @@ def build_stimuli(timeline: Timeline, events: Events, posted: Posted) -> Stimuli
     row = key
     row -= np.repeat(vcpus * span, counts)
     window = np.where(ref >= 0, ref, np.int32(-1))
-    post = np.where(ref <= _FIRST_POST, _FIRST_POST - ref, np.int32(-1))
+    post = np.where(ref <= _FIRST_POST, _FIRST_POST - ref, np.int64(-1))
     del ref
     forget = _forgets(timeline.blind, vcpu, row)
     if len(forget):
