@@ -14,7 +14,6 @@ from writers import trace_dat as w
 from writers.ring_buffer import PageShape
 from writers.trace_events import BY_NAME, POINTS, Event, Tracepoint
 
-from piscope.errors import TraceFormatError, UnsupportedTraceError
 from piscope.sources import trace_dat_batches
 from piscope.sources.raw import Wanted
 from piscope.sources.trace_dat import TraceDatSource, open_trace_dat
@@ -368,46 +367,3 @@ def test_one_event_of_two_systems_keeps_its_system() -> None:
     assert counted(source, Wanted({"kvm:twin": None})) == 0
     assert counted(source, Wanted({"twin": None})) == 1
     assert source.counts == {"xen:twin": 1}
-
-
-def test_the_text_of_a_latency_tracer_is_refused_with_advice() -> None:
-    for version in (6, 7):
-        made = w.recording([], version=version)
-        made.text = b"# tracer: irqsoff\n"
-        with pytest.raises(UnsupportedTraceError, match="trace-cmd report"):
-            opened(made)
-
-
-@pytest.mark.parametrize(
-    ("data", "expected", "kind"),
-    [
-        (b"", "is empty", TraceFormatError),
-        (b"\x17\x08\x44tr", "byte 0: not a trace.dat file", TraceFormatError),
-        (b"hello, world: some text", "byte 0: not a trace.dat", TraceFormatError),
-        (b"PERFILE2" + bytes(20), "perf.data", UnsupportedTraceError),
-        (b"\x1f\x8b\x08" + bytes(20), "gzip", UnsupportedTraceError),
-        (b"\x17\x08\x44tracing9\0" + bytes(9), "version 9", UnsupportedTraceError),
-        (b"\x17\x08\x44tracingx\0" + bytes(9), "version number", TraceFormatError),
-        (b"\x17\x08\x44tracing6\0\0", "byte 13", TraceFormatError),
-    ],
-)
-def test_what_is_no_trace_dat_is_refused_politely(
-    data: bytes, expected: str, kind: type[Exception]
-) -> None:
-    with pytest.raises(kind) as caught:
-        open_trace_dat(data)
-    assert expected in str(caught.value)
-
-
-def test_an_unknown_compressor_is_named() -> None:
-    data = w.trace_dat(w.recording(some(4))).replace(b"none\0", b"lz77\0", 1)
-    with pytest.raises(UnsupportedTraceError, match="'lz77'"):
-        open_trace_dat(data)
-
-
-def test_no_file_and_no_pcpu() -> None:
-    with pytest.raises(TraceFormatError, match="can't be read"):
-        open_trace_dat("/nowhere/trace.dat")
-    source = opened(w.recording([], compressor="zstd"))
-    assert counted(source) == 0
-    assert source.info.notes == ["no pCPU has any data"]
