@@ -72,6 +72,14 @@ COMMANDS: dict[str, LazyCommand] = {
         "piscope.commands.model:model",
         "Show and run the model of the posted-interrupt descriptor.",
     ),
+    "report": LazyCommand(
+        "piscope.commands.report:report",
+        "Write every table of an analysis as Parquet, with its summary as JSON.",
+    ),
+    "schema": LazyCommand(
+        "piscope.commands.schema:schema",
+        "Document the tables that `piscope report` writes, or one TABLE of them.",
+    ),
     "verify": LazyCommand(
         "piscope.commands.verify:verify",
         "Hold the model against what probes read of the descriptors.",

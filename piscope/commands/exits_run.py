@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import click
 
@@ -19,6 +18,7 @@ from piscope.commands.opening import opened
 from piscope.commands.progress import Progress
 from piscope.commands.selection import parse_numbers
 from piscope.commands.survey import Survey, survey
+from piscope.commands.watched import WatchedSource
 from piscope.errors import UsageError
 from piscope.exits_pipeline import report_exits
 from piscope.output import replacing
@@ -27,7 +27,7 @@ from piscope.report.render import LEAST_COLUMNS
 from piscope.report.render_exits import render_exits
 from piscope.report.selection import Selection
 from piscope.report.summarize_exits import Sort
-from piscope.sources.raw import RawChunk, Source, Wanted
+from piscope.sources.raw import Source
 
 __all__ = ("Request", "run_exits")
 
@@ -135,7 +135,7 @@ def _reported(trace: str, request: Request, *, quiet: bool) -> ExitReport:
         )
         progress = stack.enter_context(Progress(quiet=quiet))
         report = report_exits(
-            cast(Source, _Watched(source, progress)),
+            cast(Source, WatchedSource(source, progress)),
             selection=selection,
             sort=request.sort,
             outliers=request.outliers,
@@ -148,17 +148,3 @@ def _reported(trace: str, request: Request, *, quiet: bool) -> ExitReport:
         if text is not None:
             report.narrowed[name] = text
     return report
-
-
-class _Watched:
-    """A source whose chunks move a progress line."""
-
-    def __init__(self, source: Source, progress: Progress) -> None:
-        self._source = source
-        self._progress = progress
-
-    def chunks(self, wanted: Wanted) -> Iterator[RawChunk]:
-        return self._progress.over(self._source.chunks(wanted))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._source, name)
