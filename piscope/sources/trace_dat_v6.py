@@ -69,6 +69,7 @@ def read_v6(file: ByteFile, cursor: Cursor, metadata: Metadata) -> None:
             _read_buffer(file, cursor, metadata, tag, count, option.name)
         except TraceFormatError as error:
             metadata.damaged(f"buffer {option.name!r} is lost: {error}")
+    metadata.options.cpu_count = metadata.options.cpu_count or count
 
 
 def _tag(cursor: Cursor) -> bytes:

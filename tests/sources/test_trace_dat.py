@@ -168,6 +168,7 @@ def test_instances_are_read_beside_the_top_buffer(version: int) -> None:
     source = opened(made)
     assert counted(source) == 60
     assert source.info.buffers == ("", "one", "two")
+    assert source.info.host_cpus == 2
     assert source.losses == []
     seqs = np.concatenate([c.seq[c.cpu == 1] for c in source.chunks(EVERY)])
     # Of pCPU 1: 25 events of the top buffer and 3 of "one", each from 0.
