@@ -46,17 +46,13 @@ def posts_of_kvm(timeline: Timeline) -> tuple[Array, Array]:
     bits = np.zeros((len(w), 4), np.uint64)
 
     def add(which: Array, vcpu: Array) -> None:
-        begun = window_of(w, vcpu, posts.at[which])
-        over = window_of(w, vcpu, posts.row[which])
-        for at in (begun, np.where(over == begun, -1, over)):
+        for row in (posts.at, posts.row):
+            at = window_of(w, vcpu, row[which])
             inside = at >= 0
-            some[at[inside]] = True
-            vector = posts.vector[which[inside]].astype(np.int64)
-            np.bitwise_or.at(
-                bits,
-                (at[inside], vector >> 6),
-                np.uint64(1) << (vector & 63).astype(np.uint64),
-            )
+            at, vector = at[inside], posts.vector[which[inside]].astype(np.int64)
+            some[at] = True
+            bit = np.uint64(1) << (vector & 63).astype(np.uint64)
+            np.bitwise_or.at(bits, (at, vector >> 6), bit)
 
     known = np.flatnonzero(posts.posted & (posts.vcpu >= 0))
     add(known, posts.vcpu[known])

@@ -56,9 +56,9 @@ def straddles(posts: Posts, acts: Acts, n_events: int) -> npt.NDArray[np.bool_]:
     span = n_events + 1
     key = acts.vcpu.astype(np.int64) * span + acts.row
     target = posts.vcpu.astype(np.int64) * span
-    first = np.searchsorted(key, target + posts.at, side="right")
-    last = np.searchsorted(key, target + posts.row, side="right")
-    result: npt.NDArray[np.bool_] = (posts.vcpu >= 0) & (last > first)
+    following = np.searchsorted(key, target + posts.at, side="right")
+    next_key = np.append(key, np.iinfo(np.int64).max)[following]
+    result: npt.NDArray[np.bool_] = (posts.vcpu >= 0) & (next_key <= target + posts.row)
     return result
 
 
