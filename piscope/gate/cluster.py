@@ -21,7 +21,7 @@ from piscope.gate.processes import Job
 __all__ = ("on_cluster",)
 
 _ATTEMPTS = 3  # of a task whose worker died, after the first
-_CONNECT_S = 30
+_CONNECT_S = 10
 _WINDOW = 4096  # tasks that the scheduler knows at once
 
 

@@ -31,6 +31,7 @@ from piscope.gate.metrics import METRICS, ZERO, Range
 
 __all__ = ("judge", "verdict_of")
 
+_MOST_NOTES = 20
 _S = 1e9  # ns
 _ORDER = (Verdict.NOT_ANALYZED, Verdict.BROKEN, Verdict.CANNOT_TELL, Verdict.KEPT)
 
@@ -76,16 +77,37 @@ def judge(
         findings += judging.sum("group", group.name, group.sum, judging.members(group))
     findings += judging.sum("corpus", "corpus", baseline.corpus, sorted({*paths, *was}))
     findings.sort(key=lambda f: _ORDER.index(f.verdict))
-    notes = []
-    if corpus.skipped:
-        notes.append(f"{corpus.skipped} files whose name is none of a trace: skipped")
-    if corpus.excluded:
-        notes.append(f"{corpus.excluded} traces excluded by the baseline")
-    if partial and (left_out := len(baseline.measured) - len(was)):
-        notes.append(f"{left_out} traces of the baseline were not asked for")
+    notes = _notes(baseline, corpus, measured, was)
+    return Report(baseline.path, __version__, lines, findings, notes)
+
+
+def _notes(
+    baseline: Baseline,
+    corpus: Corpus,
+    measured: Mapping[str, Measured],
+    was: Mapping[str, Was],
+) -> list[str]:
+    notes = [
+        f"{count:,} {what}"
+        for count, what in (
+            (corpus.skipped, "other files, whose name is none of a trace"),
+            (corpus.excluded, "excluded by the baseline"),
+            (len(baseline.measured) - len(was), "more in the baseline, not asked for"),
+        )
+        if count
+    ]
+    others = [
+        f"{name}: a kernel of {measured[name].captured_policy or 'unknown policy'},"
+        f" the baseline's was of {was[name].captured_policy or 'unknown policy'}"
+        for name in sorted(measured)
+        if name in was and was[name].captured_policy != measured[name].captured_policy
+    ]
+    notes += others[:_MOST_NOTES]
+    if len(others) > _MOST_NOTES:
+        notes.append(f"... and {len(others) - _MOST_NOTES:,} kernels more")
     if not baseline.limits():
         notes.append("the baseline has no limits: nothing was judged")
-    return Report(baseline.path, __version__, lines, findings, notes)
+    return notes
 
 
 def _lines(

@@ -23,7 +23,7 @@ from piscope.gate.measured import CAPTURED
 from piscope.gate.metrics import METRICS, Value
 from piscope.model.policy import POLICIES
 
-__all__ = ("MEASURES", "Limit", "Where", "dotted", "parse_limits")
+__all__ = ("MEASURES", "Limit", "Where", "dotted", "parse_limits", "quoted")
 
 MEASURES = ("per_second", "per_entry")
 """What a number may be divided by: the trace's seconds, or its VM-entries."""
@@ -98,13 +98,18 @@ class Limit:
         """What it allows, for people."""
         said = []
         if self.max is not None:
-            said.append(f"max {self.max:,g}")
+            said.append(f"max {_plain(self.max)}")
         if self.min is not None:
-            said.append(f"min {self.min:,g}")
+            said.append(f"min {_plain(self.min)}")
         if self.increase_percent is not None:
-            noise = f" above {self.noise_below:,g}" if self.noise_below else ""
-            said.append(f"{self.increase_percent:+g}%{noise}")
+            noise = f" above {_plain(self.noise_below)}" if self.noise_below else ""
+            sign = "+" if self.increase_percent >= 0 else ""
+            said.append(f"{sign}{_plain(self.increase_percent)}%{noise}")
         return ", ".join(said)
+
+
+def _plain(number: float) -> str:
+    return f"{number:,.10g}" if abs(number) < 1e10 else f"{number:,.0f}"
 
 
 def dotted(keys: Iterable[str]) -> str:
@@ -112,9 +117,22 @@ def dotted(keys: Iterable[str]) -> str:
     return ".".join(
         part
         if part and all(c.isascii() and (c.isalnum() or c in "-_") for c in part)
-        else '"' + part.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        else quoted(part)
         for part in keys
     )
+
+
+def quoted(text: str) -> str:
+    """A text as TOML writes it, in one line; lone surrogates as `\\\\uXXXX` in letters."""
+    return '"' + "".join(map(_escaped, text)) + '"'
+
+
+def _escaped(c: str) -> str:
+    if c in '"\\':
+        return f"\\{c}"
+    if 0xD800 <= ord(c) < 0xE000:
+        return f"\\\\u{ord(c):04x}"
+    return c if c.isprintable() else f"\\U{ord(c):08x}"
 
 
 def parse_limits(table: Any, at: tuple[str, ...], where: Where) -> tuple[Limit, ...]:

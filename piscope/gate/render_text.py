@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
+from itertools import groupby
+
 from piscope.gate.findings import Finding, Report, State, Verdict
 from piscope.gate.words import clip, now_text, title, verdict_line, was_text
 from piscope.report.render_words import printable
@@ -23,8 +26,8 @@ def as_text(report: Report) -> str:
         if not some:
             continue
         lines += ["", f"{verdict.upper()} ({len(some):,})"]
-        for finding in some[:_MOST_ROWS]:
-            lines += _as_lines(finding)
+        for _, same in groupby(some[:_MOST_ROWS], title):
+            lines += _as_lines(list(same))
         if len(some) > _MOST_ROWS:
             lines.append(f"  ... and {len(some) - _MOST_ROWS:,} more: --format json")
     return "\n".join(printable(line) for line in lines) + "\n"
@@ -37,23 +40,33 @@ def _traces(report: Report) -> str:
     cached = sum(line.cached for line in report.traces)
     parts = [f"{count:,} {state}" for state, count in counts.items() if count]
     known = len(report.traces) - counts[State.MISSING]
-    return f"{known:,} traces: {', '.join(parts) or 'none'}; {cached:,} from the cache"
+    noun = "trace" if known == 1 else "traces"
+    states = ", ".join(parts) or "none"
+    return f"{known:,} {noun}: {states}; {cached:,} from the cache"
 
 
-def _as_lines(finding: Finding) -> list[str]:
-    lines = [clip(f"  {title(finding)}", _COLUMNS)]
-    if finding.limit is not None:
-        limit = finding.limit
-        lines += _in_one_or_two(
-            f"    {limit.name}: {limit.allowed()}",
-            f"was {was_text(finding)}, is {now_text(finding)}",
-        )
-    if finding.why:
-        # Whole: it may be the only place that tells what is wrong with a file.
-        lines += [f"    {finding.why}"]
-    if finding.command:
-        lines.append(f"    $ {finding.command}")  # to be pasted: never cut
-    return lines
+def _as_lines(findings: list[Finding]) -> list[str]:
+    """All of one trace, group or corpus, and how to look into them."""
+    lines = [clip(f"  {printable(title(findings[0]))}", _COLUMNS)]
+    for finding in findings:
+        if finding.limit is not None:
+            why = f" ({finding.why})" if finding.why else ""
+            lines += _in_one_or_two(
+                f"    {finding.limit.name}: {finding.limit.allowed()}",
+                f"was {was_text(finding)}, is {now_text(finding)}{why}",
+            )
+        else:
+            # Whole: it may be the only place that tells what is wrong with a file.
+            lines += textwrap.wrap(
+                finding.why,
+                _COLUMNS,
+                initial_indent="    ",
+                subsequent_indent="      ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+    commands = dict.fromkeys(f.command for f in findings if f.command)
+    return lines + [f"    $ {command}" for command in commands]  # to be pasted: whole
 
 
 def _in_one_or_two(left: str, right: str) -> list[str]:

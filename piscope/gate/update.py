@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from piscope import __version__
 from piscope.errors import UsageError
 from piscope.gate.baseline import Baseline, parse_baseline
-from piscope.gate.limits import dotted
+from piscope.gate.limits import dotted, quoted
 from piscope.gate.measured import Measured
 from piscope.gate.metrics import Range, Value
 
@@ -57,7 +57,7 @@ def updated(baseline: Baseline, measured: Mapping[str, Measured]) -> str:
     above = above.rstrip("\n") + "\n\n"
     values = sorted({(limit.value_name, limit.value) for limit in baseline.limits()})
     parts = [
-        f"{above}{MARK}\n\n[measured]\npiscope = {_quoted(__version__)}\n",
+        f"{above}{MARK}\n\n[measured]\npiscope = {quoted(__version__)}\n",
         *(_table(name, measured[name], values) for name in sorted(measured)),
     ]
     text = "\n".join(parts)
@@ -68,12 +68,12 @@ def updated(baseline: Baseline, measured: Mapping[str, Measured]) -> str:
 def _table(name: str, measured: Measured, values: list[tuple[str, Value]]) -> str:
     lines = [
         f"[measured.traces.{dotted([name])}]",
-        f"sha256 = {_quoted(measured.sha256)}",
+        f"sha256 = {quoted(measured.sha256)}",
     ]
     if measured.kernel_release is not None:
-        lines.append(f"kernel_release = {_quoted(measured.kernel_release)}")
+        lines.append(f"kernel_release = {quoted(measured.kernel_release)}")
     if measured.captured_policy is not None:
-        lines.append(f"captured_policy = {_quoted(measured.captured_policy)}")
+        lines.append(f"captured_policy = {quoted(measured.captured_policy)}")
     lines += [
         f"duration_ns = {measured.duration_ns}",
         f"entries = {measured.entries}",
@@ -86,18 +86,5 @@ def _table(name: str, measured: Measured, values: list[tuple[str, Value]]) -> st
 
 
 def _number(number: Range) -> str:
-    ends = ["inf" if math.isinf(end) else f"{end:g}" for end in number]
-    ends = [
-        text if math.isinf(end) else str(int(end))
-        for text, end in zip(ends, number, strict=True)
-    ]
+    ends = ["inf" if math.isinf(end) else str(int(end)) for end in number]
     return ends[0] if number.min == number.max else f"[{', '.join(ends)}]"
-
-
-def _quoted(text: str) -> str:
-    escaped = "".join(
-        f"\\{c}" if c in '"\\' else c if c.isprintable() else f"\\U{ord(c):08x}"
-        for c in text
-        if not 0xD800 <= ord(c) < 0xE000
-    )
-    return f'"{escaped}"'

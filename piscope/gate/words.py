@@ -12,6 +12,9 @@ from piscope.report.render_words import duration_text
 __all__ = ("clip", "now_text", "sentence", "title", "verdict_line", "was_text")
 
 
+_PER = {"": "", "per_second": "/s", "per_entry": "/entry"}
+
+
 def title(finding: Finding) -> str:
     """Whose number it is: a trace's name, or `group us`, or `corpus`."""
     if finding.scope == "group":
@@ -33,9 +36,10 @@ def _number(finding: Finding, number: Range | None) -> str:
     if number is None or finding.limit is None:
         return "-"
     limit = finding.limit
-    is_time = METRICS[limit.value.metric].unit == "ns" and not limit.measure
+    is_time = METRICS[limit.value.metric].unit == "ns"
     ends = [_end(end, is_time) for end in number]
-    return ends[0] if number.min == number.max else f"{ends[0]} to {ends[1]}"
+    text = ends[0] if number.min == number.max else f"{ends[0]} to {ends[1]}"
+    return text + _PER[limit.measure]
 
 
 def _end(number: float, is_time: bool) -> str:
