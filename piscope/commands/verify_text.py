@@ -27,7 +27,7 @@ from piscope import __version__
 from piscope.report.render_layout import Grid, facts, heading, note, remarks
 from piscope.report.render_words import printable
 from piscope.verify.account import Account, CounterLine, Disagreement, Event, Reading
-from piscope.verify.verdict import PLATFORM_WORDS, PROBES_WANTED
+from piscope.verify.verdict import CANT_TELL, PLATFORM_WORDS, PROBES_WANTED
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -99,6 +99,8 @@ def _opening(account: Account) -> Iterator[RenderableType]:
 
 
 def _read(account: Account) -> Iterator[RenderableType]:
+    if not account.format:
+        return  # nothing was
     yield heading("What was read")
     rows = [
         ("trace", f"{account.format}, kernel {account.kernel_release or 'unknown'}")
@@ -222,7 +224,11 @@ def _groups(account: Account) -> Iterator[RenderableType]:
 
 
 def _listed(account: Account) -> Iterator[RenderableType]:
-    for d in account.listed:
+    from rich.text import Text
+
+    for i, d in enumerate(account.listed):
+        if i:
+            yield Text()
         where = f"{printable(d.vcpu)}, pCPU {d.after.cpu}"
         yield heading(f"{_seconds(d.after.ts_ns)} {where}: {d.kind}")
         yield facts(
@@ -234,16 +240,13 @@ def _listed(account: Account) -> Iterator[RenderableType]:
                 ("rule", f"{d.rule}. {d.source}"),
             ]
         )
-        for event in d.events:
-            yield note(_event(event))
+        yield _events(d.events)
 
 
 def _reading(r: Reading) -> str:
-    pir = (
-        "not read" if r.pir is None else "{" + " ".join(f"{v:#x}" for v in r.pir) + "}"
-    )
+    pir = "PIR not read" if r.pir is None else _vectors(r.pir)
     return (
-        f"ON={r.on:d} SN={r.sn:d} NV={r.nv:#x} NDST={r.ndst_text} PIR={pir}"
+        f"ON={r.on:d} SN={r.sn:d} NV={r.nv:#x} NDST={r.ndst_text} {pir}"
         f" at {_seconds(r.ts_ns)}, {r.point}"
     )
 
@@ -252,20 +255,52 @@ def _expected(d: Disagreement) -> str:
     return "; ".join(f"{f}: {' or '.join(v)}" for f, v in d.expected.items())
 
 
-def _event(e: Event) -> str:
-    mark = {"before": "B", "after": "*"}.get(e.mark or "", " ")
-    fields = " ".join(
-        f"{name}={f'{value:#x}' if name in _HEX else value}"
-        for name, value in e.fields.items()
-        if not name.startswith("__")
-    )
-    return (
-        f"{mark} {_seconds(e.ts_ns)} [{e.cpu:03}] {e.comm or '?'}-{e.tid} {e.name}:"
-        f" {fields}"
-    )
+def _events(events: Sequence[Event]) -> RenderableType:
+    """Events one under the other; B and * mark the two readings."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(width=_INDENT + 1, no_wrap=True, justify="right")
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for e in events:
+        thread = f"{e.comm or '?'}-{e.tid}"
+        table.add_row(
+            Text({"before": "B", "after": "*"}.get(e.mark or "", "")),
+            Text(_seconds(e.ts_ns)),
+            Text(f"[{e.cpu:03}]"),
+            Text(printable(f"{thread} {e.name}: {_fields(e)}")),
+        )
+    return table
 
 
-_HEX = ("ctl", "pir0", "pir1", "pir2", "pir3", "blocking", "vector", "vec")
+_INDENT = 2
+
+
+def _fields(e: Event) -> str:
+    """The event's fields; of a probe the descriptor as one reads it."""
+    fields = {name: v for name, v in e.fields.items() if not name.startswith("__")}
+    words = []
+    ctl = fields.pop("ctl", None)
+    pir = [fields.pop(f"pir{i}", None) for i in range(4)]
+    if isinstance(ctl, int):
+        words += [f"ON={ctl & 1}", f"SN={ctl >> 1 & 1}"]
+        words += [f"NV={ctl >> 16 & 0xFF:#x}", f"NDST={ctl >> 32:#x}"]
+        whole = sum(w << 64 * i for i, w in enumerate(pir) if isinstance(w, int))
+        words.append(_vectors([v for v in range(256) if whole >> v & 1]))
+    others = (
+        f"{name}={f'{v:#x}' if name in _HEX else v}" for name, v in fields.items()
+    )
+    return " ".join((*others, *words))
+
+
+def _vectors(pir: Sequence[int]) -> str:
+    return "PIR={" + " ".join(f"{v:#x}" for v in pir) + "}"
+
+
+_HEX = ("blocking", "vector", "vec")
 
 
 def _counters(account: Account, width: int) -> Iterator[RenderableType]:
@@ -305,10 +340,10 @@ _HEADINGS = (
     "capture",
     "probe readings",
     "transitions",
-    "agree with preempt-only",
-    "agree with suppress-on-put",
+    "agree: preempt-only",
+    "agree: suppress-on-put",
+    "agree: no PI wakeup",
     "found",
-    "PI wakeup",
     "PIN",
     "PIW",
     "verdict",
@@ -319,19 +354,17 @@ def account_as_markdown(accounts: Sequence[Account]) -> str:
     """One row a trace: what agrees with the two main policies, and what was found."""
     lines = [
         f"| {' | '.join(_HEADINGS)} |",
-        "| --- | ---: | ---: | ---: | ---: | --- | --- | --- | --- | --- |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | --- | --- | --- | --- |",
     ]
     for a in accounts:
         cells = [
             f"`{_short_name(a.trace)}`",
             f"{a.readings:,}",
             f"{a.transitions:,}",
-            _agree_with(a, "preempt-only"),
-            _agree_with(a, "suppress-on-put"),
+            _agree_with(a, "preempt-only", "needs-pi-wakeup"),
+            _agree_with(a, "suppress-on-put", "needs-pi-wakeup"),
+            _agree_with(a, "suppress-on-put", "no-pi-wakeup"),
             _found(a),
-            {"needs-pi-wakeup": "needed", "no-pi-wakeup": "not needed"}.get(
-                a.platform or "", a.platform or "-"
-            ),
             _counted(a, "PIN"),
             _counted(a, "PIW"),
             _STATUS_WORDS[a.status],
@@ -345,20 +378,19 @@ def _short_name(trace: str) -> str:
     return "/".join(printable(part) for part in path.parts[-2:]).replace("`", "'")
 
 
-def _agree_with(account: Account, policy: str) -> str:
-    """Transitions that agree where the VM needs PI wakeup."""
+def _agree_with(account: Account, policy: str, platform: str) -> str:
     for c in account.candidates:
-        if (c.policy, c.platform) == (policy, "needs-pi-wakeup"):
+        if (c.policy, c.platform) == (policy, platform):
             return f"{account.transitions - c.disagreements:,}"
     return "-"
 
 
 def _found(account: Account) -> str:
-    if account.policy is None:
+    if account.policy is None or account.status == CANT_TELL:
         return "-"
-    if account.platform != "needs-pi-wakeup" and account.status == 0:
-        return "any: puts do nothing"
-    return account.policy
+    if account.platform == "no-pi-wakeup":
+        return "no PI wakeup"
+    return account.policy if account.platform == "needs-pi-wakeup" else "no APICv"
 
 
 def _counted(account: Account, counter: str) -> str:

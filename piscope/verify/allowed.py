@@ -218,14 +218,16 @@ def _loads(states: States, kernel: Kernel, posts: _Posts) -> States:
 def _puts(
     states: States, whys: frozenset[Put], kernel: Kernel, posts: _Posts
 ) -> States:
-    return _posted(
-        frozenset(
-            vmx_vcpu_pi_put(vcpu, why, kernel.policy, kernel.platform).vcpu
-            for vcpu in _posted(states, posts)
-            for why in whys
-        ),
-        posts,
-    )
+    policy, platform = kernel.policy, kernel.platform
+    result: set[Vcpu] = set()
+    for vcpu in _posted(states, posts):
+        for why in whys:
+            ready = vcpu
+            if not policy.block_in_put and why.blocking and vcpu.wakeup_cpu is None:
+                # up to 5.16 none blocks that has not been through it
+                ready = pi_pre_block(vcpu, why.irqs_blocked, policy, platform)[0].vcpu
+            result.add(vmx_vcpu_pi_put(ready, why, policy, platform).vcpu)
+    return _posted(frozenset(result), posts)
 
 
 @cache

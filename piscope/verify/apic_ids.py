@@ -30,7 +30,7 @@ Form = Literal["xAPIC", "x2APIC", "not told"]
 
 _F2 = 0xF2  # POSTED_INTR_VECTOR
 _MOST_CPUS = 1 << 16
-_UNKNOWN = -1
+_UNKNOWN, _SHARED = -1, -2
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,10 @@ class ApicIds:
     shared: tuple[int, ...] = ()
 
     def of_cpu(self, cpu: Array) -> npt.NDArray[np.int64]:
-        """int64[n]: the NDST of each pCPU, -1 where it is not known."""
-        table = np.full(max(self.ndst, default=0) + 2, _UNKNOWN, np.int64)
+        """int64[n]: the NDST of each pCPU; -1: not known, -2: another pCPU has it."""
+        most = max((*self.ndst, *self.shared), default=0)
+        table = np.full(most + 2, _UNKNOWN, np.int64)
+        table[list(self.shared)] = _SHARED
         for number, value in self.ndst.items():
             table[number] = value
         return table.take(cpu, mode="clip")
@@ -82,8 +84,8 @@ def parse_apic_ids(text: str, xapic: bool) -> ApicIds:
 
 
 def learn_apic_ids(hits: Hits) -> ApicIds:
-    """Each pCPU's NDST, from the descriptors of the vCPUs loaded on it."""
-    loaded = np.isin(hits.point, (Point.LOAD_DONE, Point.SYNC, Point.PUT))
+    """Each pCPU's NDST, from the descriptors of vCPUs loaded or put on it."""
+    loaded = hits.point != Point.LOAD
     # an NV of 0xf1 up to 5.16: NDST still names the pCPU of the wakeup list
     told = loaded & hits.read & hits.ndst_read & (hits.nv == _F2)
     pairs, count = np.unique(

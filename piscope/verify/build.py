@@ -28,6 +28,7 @@ from piscope.verify.disagreements import Disagreeing, list_disagreements
 from piscope.verify.finding import Candidate, candidates, find
 from piscope.verify.kvm_posts import earliest_rows, kvm_posts
 from piscope.verify.observations import CUTS, Hits, read_hits
+from piscope.verify.put_kinds import tell_puts_of_running_threads
 from piscope.verify.transitions import Transitions, build_transitions
 from piscope.verify.verdict import conclude
 
@@ -71,6 +72,7 @@ def verify(
     """
     events = traced.events
     hits, unknown = read_hits(events, traced.vcpus, traced.blind, traced.vcpu_of)
+    told = tell_puts_of_running_threads(events, hits)
     known = apic_ids or learn_apic_ids(hits)
     posts = None if traced.timeline is None else traced.timeline.posts
     recorded = posts is not None and _kvm_posts_recorded(events)
@@ -104,6 +106,11 @@ def verify(
             traced, traced.timeline, counted, hits, transitions, known, chosen, recorded
         )
     conclude(account, finding, transitions, recorded)
+    if told:
+        account.remarks.append(
+            f"{told:,} puts: preempted and blocking were not read, but the thread runs "
+            "on (sched_switch), so that it is neither"
+        )
     return account
 
 

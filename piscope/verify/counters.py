@@ -28,7 +28,7 @@ from piscope.tables import Kind, Timeline
 from piscope.verify.account import CounterLine
 from piscope.verify.allowed import Kernel
 from piscope.verify.apic_ids import ApicIds
-from piscope.verify.observations import Hits
+from piscope.verify.observations import CUTS, Hits
 from piscope.verify.probe_names import Point
 from piscope.verify.transitions import Transitions
 
@@ -122,7 +122,7 @@ class Evidence:
 
     kernel        as found
     kvm_recorded  KVM's posts are in the trace
-    lossy         events were lost, or hits of the probes are missing: no upper end
+    lossy         events were lost, so that there is no upper end
     wakeups       int32[n]  the pCPU of each hit of a probe on pi_wakeup_handler; None:
                   no such probe
     """
@@ -135,6 +135,17 @@ class Evidence:
     kvm_recorded: bool
     lossy: bool
     wakeups: npt.NDArray[np.int32] | None
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is an upper end: every put, load and window was read.
+
+        Up to 5.16 the wakeup vector is armed while a vCPU polls, unseen.
+        """
+        whole = all(len(case.steps) == 1 for case in self.transitions.cases)
+        cuts = self.hits.cut_by[~self.hits.joined]
+        whole &= not (cuts == CUTS.index("missing hit")).any()
+        return whole and not self.lossy and self.kernel.policy.block_in_put
 
 
 def compare(counted: Counted, evidence: Evidence) -> list[CounterLine]:
@@ -197,7 +208,7 @@ def _pin(e: Evidence, size: int) -> Range:
         size,
         len(e.timeline.vcpus),
     )
-    if e.lossy or not e.kernel.policy.block_in_put:
+    if not e.bounded:
         return least, None
     by_kvm = (steps == "loaded") & t.kvm_possible
     parts = [to[away], cpu[rose & ((steps == "load") | (steps == "put"))]]
@@ -227,7 +238,7 @@ def _piw(e: Evidence, size: int) -> Range:
         # up to 5.16 the vector is armed while the vCPU polls, still loaded
         return np.zeros(size, np.int64), None
     least = _most_of_one_vcpu([(to[sure], vcpu[sure])], size, len(e.timeline.vcpus))
-    return least, None if e.lossy else _by_cpu([to[away | put]], size)
+    return least, _by_cpu([to[away | put]], size) if e.bounded else None
 
 
 _ENTER = 4  # timeline.lifecycle.Act.ENTER, a bit of ACTS.act

@@ -136,7 +136,7 @@ def expected_values(
         "ON": ["0", "1"] if _free(case) else values(f"{v.pi.on:d}" for v in states),
         "PIR": ["anything"]
         if _free(case) or not case.pir_read
-        else values(_pir_words(v, case) for v in states),
+        else _pir_words(states, case),
     }
 
 
@@ -149,13 +149,14 @@ def _ndst_of_cpu(apic_ids: ApicIds, cpu: int) -> str:
     return f"that of pCPU {cpu}" if value is None else apic_ids.name(value)
 
 
-def _pir_words(vcpu: Vcpu, case: Case) -> str:
-    kvms, others = vcpu.pi.pir >> KVMS & 1, vcpu.pi.pir >> OTHERS & 1
-    if others:
-        return "more vectors"
-    if kvms:
-        return "vectors by KVM added"
-    return "the same" if case.pir else "empty"
+def _pir_words(states: Iterable[Vcpu], case: Case) -> list[str]:
+    added = [bool(v.pi.pir >> OTHERS & 1 or v.pi.pir >> KVMS & 1) for v in states]
+    words = []
+    if not all(added):
+        words.append("the same" if case.pir else "empty")
+    if any(added):
+        words.append("more vectors")
+    return words
 
 
 def observed_values(

@@ -132,7 +132,7 @@ class Finding:
     @property
     def puts_do_nothing(self) -> bool:
         """Only platforms fit on which vmx_vcpu_pi_put does nothing."""
-        return all(c.platform != "needs-pi-wakeup" for c in self.fits)
+        return all(c.platform != "needs-pi-wakeup" for c in _released(self.fits))
 
 
 def find(
@@ -192,13 +192,20 @@ def _likelihood(candidate: Candidate, release_policy: str | None) -> tuple[int, 
 def _told_alone(fits: Sequence[Candidate]) -> bool:
     """Whether what fits is one platform, and on it one of the two main policies.
 
-    Where the platform needs no PI wakeup all policies are one: that is an answer.
+    Where the platform needs no PI wakeup all policies are one: that is an answer. A
+    policy that no kernel has is no doubt that the trace must remove.
     """
+    fits = _released(fits)
     platforms = {c.platform for c in fits}
     if "needs-pi-wakeup" not in platforms:
         return True
     main = {c.policy.name for c in fits} & set(MAIN)
     return len(platforms) == 1 and len(main) < len(MAIN)
+
+
+def _released(fits: Sequence[Candidate]) -> Sequence[Candidate]:
+    """The candidates that some kernel implements, or all where none is."""
+    return [c for c in fits if c.policy.releases != "hypothetical"] or fits
 
 
 def _only_first(transitions: Transitions, first: Candidate, second: Candidate) -> int:

@@ -276,13 +276,21 @@ def _fresh(hits: Hits) -> npt.NDArray[np.bool_]:
 
     NV is 0 only until then: from 5.17 on the first load sets it and __vmx_vcpu_reset
     follows while loaded; up to 5.16 vmx_create_vcpu sets both after the first put.
+    Where the first load's entry was not read, it may have been that one.
     """
     zero = hits.read & (hits.nv == 0)
-    since_load = np.where(hits.point == Point.LOAD, np.arange(len(hits)), 0)
-    since_load = np.maximum.accumulate(since_load)
+    index = np.arange(len(hits))
+    first_of_chain = np.maximum.accumulate(np.where(hits.joined, 0, index))
+    load = (hits.point == Point.LOAD) & hits.read
+    since_load = np.maximum.accumulate(np.where(load, index, -1))
     loaded = np.isin(hits.point, (Point.LOAD_DONE, Point.SYNC))
-    first = zero[since_load] & (hits.vcpu[since_load] == hits.vcpu)
-    result: npt.NDArray[np.bool_] = zero | (loaded & first)
+    unread = since_load < first_of_chain
+    # behind the first put a vCPU is one that exists
+    put = np.isin(hits.point, (Point.PUT, Point.PUT_DONE))
+    number = np.append(0, np.cumsum(put))
+    puts = number[1:] - number[first_of_chain]
+    in_first = np.where(unread, puts == 0, zero[np.maximum(since_load, 0)])
+    result: npt.NDArray[np.bool_] = zero | (loaded & in_first)
     return result
 
 
@@ -311,6 +319,9 @@ def _ndst_after(
     code[_names(apic_ids, before_cpu, ndst)] = NDST_LAST
     code[_names(apic_ids, here, ndst)] = NDST_HERE
     code[~hits.ndst_read[after] | ~hits.ndst_read[before]] = NDST_UNREAD
+    # what an unknown pCPU's NDST should be can't be told; that it stayed can
+    untold = (apic_ids.of_cpu(np.maximum(here, 0)) == -1) & (code == NDST_THIRD)
+    code[untold] = NDST_UNREAD
     return code
 
 

@@ -95,7 +95,7 @@ def _agreeing(account: Account, finding: Finding) -> str:
     if finding.puts_do_nothing:
         loads = "; loads do nothing either" if verified.platform == "no-apicv" else ""
         return (
-            f"All {_count(account)} agree, under every policy alike: "
+            f"All {_count(account)} agree, with {' and '.join(MAIN)} alike: "
             f"{PLATFORM_WORDS[verified.platform]}, and puts leave the descriptor "
             f"alone{loads}."
         )
@@ -136,7 +136,13 @@ def _names(fits: tuple[Candidate, ...]) -> str:
 
 def _undecided(account: Account, finding: Finding) -> str:
     verified = finding.verified
-    both = f"All {_count(account)} agree with {verified.policy.name}"
+    if finding.puts_do_nothing:
+        return (
+            f"Can't tell: all {_count(account)} agree, but with any policy: "
+            f"{PLATFORM_WORDS[verified.platform]}, and puts leave the descriptor "
+            "alone. Capture a VM that needs it."
+        )
+    both = f"all {_count(account)} agree with {verified.policy.name}"
     rivals = [name for name in MAIN if name != verified.policy.name]
     fitting = {c.policy.name for c in finding.fits}
     others = [name for name in rivals if name in fitting]
@@ -162,43 +168,50 @@ def _separating(finding: Finding, transitions: Transitions) -> list[str]:
 
 
 def _named(candidate: Candidate) -> str:
-    return f"{candidate.policy.name} ({candidate.platform})"
+    if candidate.platform == "no-pi-wakeup":
+        return "any policy without PI wakeup"
+    if candidate.platform == "no-apicv":
+        return "any policy without APICv"
+    return candidate.policy.name
 
 
 def _puts_seen(transitions: Transitions) -> Callable[[str], str]:
-    count = np.bincount(transitions.case, minlength=len(transitions.cases))
+    count = np.bincount(transitions.case, minlength=len(transitions.cases)).tolist()
+    puts = [
+        (case, n)
+        for case, n in zip(transitions.cases, count, strict=True)
+        if "put" in case.steps
+    ]
 
     def seen(name: str) -> str:
         put = PUTS[name]
-        n = sum(
-            int(c)
-            for case, c in zip(transitions.cases, count.tolist(), strict=True)
-            if case.steps[0] == "put"
-            and case.preempted in (UNREAD, put.preempted)
-            and case.blocking in (UNREAD, put.blocking)
+        told = sum(
+            n
+            for case, n in puts
+            if (case.preempted, case.blocking) == (put.preempted, put.blocking)
         )
-        return f"{n:,} of any IF" if put.blocking and n else f"{n:,}"
+        untold = sum(n for case, n in puts if UNREAD in (case.preempted, case.blocking))
+        words = f"{told:,}" + (" of any IF" if put.blocking and told else "")
+        return words + (f", and {untold:,} puts of unknown kind" if untold else "")
 
     return seen
 
 
 def _remarks(account: Account, finding: Finding, recorded: bool) -> list[str]:
     remarks = []
+    verified = finding.verified
     same = [
-        c.policy.name
+        _named(c)
         for c in finding.fits
-        if c.platform == finding.verified.platform
-        and c.policy is not finding.verified.policy
+        if c.policy is not verified.policy
+        and (c.platform == "needs-pi-wakeup" or not finding.puts_do_nothing)
     ]
-    if same and not finding.verified.disagreements and not finding.puts_do_nothing:
-        remarks.append(
-            f"loads and puts alike: {', '.join(same)} would leave the same descriptors "
-            "here"
-        )
+    if same and not verified.disagreements and account.status == AGREES:
+        remarks.append(f"fits as well: {', '.join(same)}")
     if not recorded:
         remarks.append(
             "no post by KVM is recorded (kvm_apicv_accept_irq): one that left no event "
-            "may be KVM's or the hardware's"
+            "may be KVM's or the hardware's, and proves no notification"
         )
     if account.by_trace:
         remarks.append(
