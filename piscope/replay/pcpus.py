@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from piscope.replay.near_rows import NearRows
 from piscope.replay.row_index import RowIndex, index_rows
 from piscope.sources.raw import Array
 from piscope.tables import Acts, Events, Intervals, Kind, Vcpus
@@ -119,13 +120,17 @@ class Occupancy:
     vcpus: Vcpus
 
     @cached_property
-    def own(self) -> RowIndex:
+    def own(self) -> NearRows:
         """The rows that each vCPU's thread traced, by vCPU."""
-        row = np.arange(len(self.events))
-        return index_rows(self.vcpus.of_tid(self.events.tid), row, len(self.events))
+        tid, of_tid, n = self.events.tid, self.vcpus.of_tid, len(self.events)
+        return NearRows(
+            n,
+            lambda rows: of_tid(tid[rows]),
+            lambda: index_rows(of_tid(tid), np.arange(n), n),
+        )
 
     @cached_property
-    def accepting(self) -> RowIndex:
+    def accepting(self) -> NearRows:
         """By pCPU, the rows between which it has taken what was latched."""
         events = self.events
         shows = np.zeros(len(events), np.bool_)
@@ -133,14 +138,24 @@ class Occupancy:
             shows = (events.flags & _IRQS_OFF) == 0
         for name in _ACCEPTING:
             shows[events.rows(name)] = True
-        row = np.flatnonzero(shows)
-        return index_rows(events.cpu[row], row, len(events))
+
+        def index() -> RowIndex:
+            row = np.flatnonzero(shows)
+            return index_rows(events.cpu[row], row, len(events))
+
+        return NearRows(
+            len(events),
+            lambda rows: np.where(shows[rows], events.cpu[rows], np.int32(-1)),
+            index,
+        )
 
     @cached_property
-    def of_cpu(self) -> RowIndex:
+    def of_cpu(self) -> NearRows:
         """All rows by pCPU."""
-        events = self.events
-        return index_rows(events.cpu, np.arange(len(events)), len(events))
+        cpu, n = self.events.cpu, len(self.events)
+        return NearRows(
+            n, lambda rows: cpu[rows], lambda: index_rows(cpu, np.arange(n), n)
+        )
 
     def seen_irqs_off(self, cpu: Array, row: Array) -> npt.NDArray[np.bool_]:
         """bool[m]: the pCPU's last event up to a row does not say that IRQs are on."""
