@@ -64,5 +64,16 @@ sample: $(STAMP) ## Record this host for SECONDS=5 into OUT=host.trace.dat, and 
 	  | { read -r record; $$record -o $(OUT) sleep $(SECONDS); }
 	$(BIN)/piscope check $(OUT)
 
+.PHONY: gate-demo
+gate-demo: $(STAMP) ## Show the gate: a pass, a regression, and a cannot tell.
+	@t=sample_traces/vmx-6; name=vmx-6.17.13-ipiv-us.n_userspace_slow.trace.dat; \
+	 show() { expected=$$1; shift; \
+	   printf '\n$$ piscope gate %s\n' "$$*"; \
+	   $(BIN)/python -m piscope gate "$$@" --baseline sample_traces/gate-baseline.toml; status=$$?; \
+	   printf 'exit status %s\n' $$status; test $$status = $$expected; }; \
+	 show 0 sample_traces && \
+	 show 1 --partial $$name=$$t.12.117-ipiv-us.n_userspace_slow.trace.dat && \
+	 show 3 --partial $$name=$$t.17.13-ipiv.e_min.trace.dat
+
 clean: ## Remove .venv and what tools left behind.
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

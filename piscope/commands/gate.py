@@ -128,10 +128,14 @@ def gate(
     Exit status: 0 every limit is kept; 1 a limit is broken; 2 a trace could not be
     analyzed, or the baseline can't be used; 3 a limit can't be told.
     """
+    import functools
+
+    from piscope.commands.gate_verify import disagreements
     from piscope.corpus import find_traces
     from piscope.gate.baseline import parse_baseline, read_baseline
     from piscope.gate.cache import default_directory
     from piscope.gate.judge import judge
+    from piscope.gate.measure import attempt
     from piscope.gate.render_ci import FORMS
     from piscope.gate.run import run_corpus
     from piscope.gate.update import DEFAULT_TEXT
@@ -154,6 +158,7 @@ def gate(
             memory_bytes=memory_bytes,
             dask=dask,
             watch=watch.done,
+            job=functools.partial(attempt, verify=disagreements),
         )
     if results is not None:
         from piscope.gate.results import write_results

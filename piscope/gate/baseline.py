@@ -15,14 +15,14 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from piscope.errors import UsageError
 from piscope.gate.limits import Limit, Where, parse_limits
 from piscope.gate.measured import CAPTURED, Options
-from piscope.gate.metrics import Range
+from piscope.gate.metrics import VERIFY, Range
 from piscope.model.policy import POLICIES
 
 __all__ = ("Baseline", "Group", "Was", "parse_baseline", "read_baseline")
@@ -158,17 +158,18 @@ def parse_baseline(text: str, path: str) -> Baseline:
         piscope=_text(measured, ("measured", "piscope"), where),
         measured={name: _was(table, name, where) for name, table in was.items()},
     )
-    return _with_policies(baseline)
+    return _with_what_limits_need(baseline)
 
 
-def _with_policies(baseline: Baseline) -> Baseline:
-    """Replay whatever policy a limit names."""
-    from dataclasses import replace
-
-    named = [limit.value.policy for limit in baseline.limits()]
+def _with_what_limits_need(baseline: Baseline) -> Baseline:
+    """Replay whatever policy a limit names, and verify if a limit is on that."""
+    limits = baseline.limits()
+    named = [limit.value.policy for limit in limits]
     wanted = [name for name in named if name and name != CAPTURED]
     policies = tuple(dict.fromkeys((*baseline.options.policies, *sorted(wanted))))
-    return replace(baseline, options=replace(baseline.options, policies=policies))
+    verify = any(limit.value.metric == VERIFY for limit in limits)
+    options = replace(baseline.options, policies=policies, verify=verify)
+    return replace(baseline, options=options)
 
 
 def _options(table: Mapping[str, Any], where: Where) -> tuple[Options, tuple[str, ...]]:

@@ -27,7 +27,7 @@ from piscope.gate.baseline import Baseline, Group, Was
 from piscope.gate.findings import Finding, Report, State, TraceLine, Verdict
 from piscope.gate.limits import Limit
 from piscope.gate.measured import CAPTURED, Failed, Measured
-from piscope.gate.metrics import METRICS, ZERO, Range
+from piscope.gate.metrics import METRICS, VERIFY, ZERO, Range
 
 __all__ = ("judge", "verdict_of")
 
@@ -256,11 +256,14 @@ class _Judging:
         if path is None or name is None:
             return ""
         if not METRICS[limit.value.metric].policied:
-            return f"piscope check {shlex.quote(path)}"
+            return shlex.join(["piscope", "check", path])
         options = self.baseline.options
         policy: str | None = limit.value.policy
         if policy == CAPTURED:
             policy = self.measured[name].captured_policy
+        if limit.value.metric == VERIFY:
+            named = ["--policy", policy] if policy is not None else []
+            return shlex.join(["piscope", "verify", *named, path])
         words = ["piscope", "analyze"]
         words += ["--policy", policy] if policy is not None else []
         words += ["--posted", options.posted]

@@ -123,7 +123,7 @@ def dotted(keys: Iterable[str]) -> str:
 
 
 def quoted(text: str) -> str:
-    """A text as TOML writes it, in one line; lone surrogates as `\\\\uXXXX` in letters."""
+    """A text as TOML writes it, in one line; lone surrogates escaped twice."""
     return '"' + "".join(map(_escaped, text)) + '"'
 
 

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from piscope.corpus import Trace, is_url, local_file
 from piscope.errors import PiscopeError
 from piscope.gate.cache import Cache
 from piscope.gate.measured import Failed, Measured, Options
+from piscope.gate.metrics import VERIFY, Range, Value, measure_summary
 from piscope.report.render_words import printable
 
-__all__ = ("attempt", "measure", "sha256_of")
+__all__ = ("Verify", "attempt", "measure", "sha256_of")
+
+Verify = Callable[[str], Mapping[str, Range]]
+"""By policy: transitions of the trace at a path that disagree with it."""
 
 _PART_BYTES = 1 << 20
 
 
 def attempt(
-    trace: Trace, options: Options, cache_directory: str | None
+    trace: Trace,
+    options: Options,
+    cache_directory: str | None,
+    verify: Verify | None = None,
 ) -> Measured | Failed:
     """Measure one trace; whatever it does wrong is a line that says so."""
     cache = Cache(cache_directory) if cache_directory is not None else None
     try:
-        return measure(trace, options, cache)
+        return measure(trace, options, cache, verify)
     except PiscopeError as error:
         error.path = trace.path  # not that of a temporary copy
         return Failed(printable(str(error)))
@@ -42,8 +52,13 @@ def attempt(
         )
 
 
-def measure(trace: Trace, options: Options, cache: Cache | None) -> Measured:
+def measure(
+    trace: Trace, options: Options, cache: Cache | None, verify: Verify | None = None
+) -> Measured:
     """The numbers of one trace, from the cache if an earlier run left them there.
+
+    `verify` is called where the options ask for it; without it, nothing is known of
+    any disagreement.
 
     Raises PiscopeError and OSError, as the analysis does.
     """
@@ -54,9 +69,24 @@ def measure(trace: Trace, options: Options, cache: Cache | None) -> Measured:
             if known is not None:
                 return known
         measured = _analyzed(path, options, digest, size_bytes)
+        if options.verify:
+            measured = _verified(path, measured, verify)
     if cache is not None:
         cache.keep(measured, options)
     return measured
+
+
+def _verified(path: str, measured: Measured, verify: Verify | None) -> Measured:
+    try:
+        known = verify(path) if verify is not None else {}
+    except PiscopeError:
+        known = {}  # the trace was analyzed: that nothing can be verified is a number
+    values = dict(measured.values)
+    for policy in measured.policies:
+        number = known.get(policy, Range(0, math.inf))
+        if number.max:
+            values[Value(VERIFY, "", policy)] = number
+    return replace(measured, values=values)
 
 
 def sha256_of(path: str) -> tuple[str, int]:
@@ -76,7 +106,6 @@ def _analyzed(path: str, options: Options, digest: str, size_bytes: int) -> Meas
     from typing import cast
 
     from piscope import pipeline
-    from piscope.gate.metrics import Value, measure_summary
     from piscope.model.policy import POLICIES
     from piscope.replay.stimuli import Posted
     from piscope.report.summarize import summarize

@@ -24,11 +24,13 @@ class Options:
     policies  to replay; that of the captured kernel is replayed as well
     posted    "msi" or "none", as `piscope analyze --posted`
     ignore    patterns of events to treat as absent
+    verify    whether to hold the model against probes as well
     """
 
     policies: tuple[str, ...]
     posted: str = "msi"
     ignore: tuple[str, ...] = ()
+    verify: bool = False
 
 
 @dataclass(frozen=True, slots=True)

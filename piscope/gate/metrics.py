@@ -18,6 +18,7 @@ from piscope.report.summary import Bounds, Exposed, PolicySummary, Summary
 __all__ = (
     "METRICS",
     "OTHERS",
+    "VERIFY",
     "Metric",
     "Range",
     "Value",
@@ -28,7 +29,10 @@ __all__ = (
 OTHERS = "*"
 """The key of what may have happened under any key that a trace doesn't name."""
 
-NOT_LOADED = ("guest",)  # kinds of interval in which no window can lie
+VERIFY = "verify_disagreements"
+"""The one metric that the analysis doesn't give: what probes read against the model."""
+
+_NEVER_A_WINDOW = ("guest",)  # kinds of interval in which no window can lie
 
 
 class Range(NamedTuple):
@@ -109,6 +113,9 @@ METRICS: Mapping[str, Metric] = {
     "contradictions": Metric(
         "count", True, "", "sum", "events that contradict the ones before them"
     ),
+    VERIFY: Metric(
+        "count", True, "", "sum", "transitions that `piscope verify` finds to disagree"
+    ),
     "losses": Metric("count", False, "", "sum", "places where the trace lost events"),
     "lost_events": Metric("count", False, "", "sum", "events lost, where it tells"),
     "uncertain_puts": Metric(
@@ -139,7 +146,7 @@ def measure_summary(summary: Summary) -> dict[Value, Range]:
         Value("events"): _exactly(summary.trace.events),
     }
     host_ns = sum(
-        sum(ns for kind, ns in v.time_ns.items() if kind not in NOT_LOADED)
+        sum(ns for kind, ns in v.time_ns.items() if kind not in _NEVER_A_WINDOW)
         for v in summary.vcpus
     )
     for policy in summary.policies.values():

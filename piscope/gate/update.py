@@ -38,6 +38,7 @@ wrong_vcpu.captured.per_entry = { increase_percent = 10, noise_below = 5 }
 exposure_windows.captured.per_entry = { increase_percent = 10, noise_below = 10 }
 exposure_ns.captured.per_second = { increase_percent = 10, noise_below = 1000000 }
 contradictions.captured.increase_percent = 0
+verify_disagreements.captured.increase_percent = 0
 losses.increase_percent = 0
 
 """
