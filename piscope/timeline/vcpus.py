@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 
 import numpy as np
 
 from piscope.tables import Events, Vcpu, Vcpus
 
 __all__ = ("find_vcpus",)
+
+# include/linux/threads.h, for 64 bits; a greater number is a damaged record
+PID_MAX_LIMIT = 4 << 20
 
 _COMM = re.compile(r"CPU (\d+)/(?:KVM|TCG)")
 
@@ -32,21 +36,19 @@ def find_vcpus(events: Events) -> Vcpus:
         evidence[tid], vcpu_id[tid] = "guest-option", number
     for name in ("kvm_entry", "kvm_exit"):
         _by_event(events, name, evidence, vcpu_id)
-    tid_counts = np.bincount(events.tid[events.tid >= 0])
-    present = set(np.flatnonzero(tid_counts).tolist())
     # A thread that a vCPU's thread created (kvm-nx-lpage-recovery) bears its name until
     # it renames itself: a name tells nothing where a vCPU of that number is known.
     taken = {(info.tgids.get(tid), number) for tid, number in vcpu_id.items()}
-    for tid, comm in info.comms.items():
-        match = _COMM.match(comm)
-        if match is None or tid in evidence or tid not in present:
-            continue
-        if (info.tgids.get(tid), int(match[1])) not in taken:
-            evidence[tid], vcpu_id[tid] = "comm", int(match[1])
-    evidence.pop(0, None)  # the idle task, where a trace lost its thread ids
-    evidence.pop(-1, None)
-    # kernel threads reuse "CPU n/KVM" for the time before they rename themselves
-    tids = sorted(evidence)
+    named = {
+        tid: int(match[1])
+        for tid, comm in info.comms.items()
+        if tid not in evidence and (match := _COMM.match(comm)) is not None
+    }
+    for tid in _present(events, named):
+        if (info.tgids.get(tid), named[tid]) not in taken:
+            evidence[tid], vcpu_id[tid] = "comm", named[tid]
+    # 0 is the idle task, where a trace lost its thread ids
+    tids = sorted(tid for tid in evidence if 0 < tid <= PID_MAX_LIMIT)
 
     vm_of, known = _vms(tids, vcpu_id, info.tgids, info.guest_name)
     key = {t: (_rank(vm_of.get(t)), _rank(vcpu_id.get(t)), t) for t in tids}
@@ -69,6 +71,15 @@ def find_vcpus(events: Events) -> Vcpus:
     for row in rows:
         by_tid[row.tid] = row.vcpu
     return Vcpus(rows, known, by_tid)
+
+
+def _present(events: Events, tids: Iterable[int]) -> list[int]:
+    """Those of the threads that traced an event, ascending."""
+    asked = np.array([t for t in tids if 0 < t <= PID_MAX_LIMIT], np.int32)
+    if not len(asked):
+        return []
+    found: list[int] = np.unique(events.tid[np.isin(events.tid, asked)]).tolist()
+    return found
 
 
 def _labels(
@@ -95,20 +106,18 @@ def _rank(value: int | None) -> int:
 def _by_event(
     events: Events, name: str, evidence: dict[int, str], vcpu_id: dict[int, int]
 ) -> None:
-    rows = events.rows(name)
-    tids = events.tid[rows]
+    tids = events.tid[events.rows(name)]
+    possible = (tids > 0) & (tids <= PID_MAX_LIMIT)
     numbers = events.column(name, "vcpu_id", np.int64)
-    present = np.flatnonzero(np.bincount(tids[tids >= 0])).tolist()
-    for tid in present:
-        evidence.setdefault(tid, name)
     if numbers is not None:
-        known = events.valid(name, "vcpu_id") & (tids >= 0)
-        # the thread's first one: assigned last, from the end
-        first = np.full(int(tids.max(initial=0)) + 1, -1, np.int64)
-        first[tids[known][::-1]] = numbers[known][::-1]
-        for tid in present:
-            if first[tid] >= 0:
-                vcpu_id.setdefault(tid, int(first[tid]))
+        known = np.flatnonzero(possible & events.valid(name, "vcpu_id"))[::-1]
+        # written backwards, so that of several the first one stays
+        first = np.zeros(int(tids[known].max(initial=0)) + 1, np.int64)
+        first[tids[known]] = numbers[known]
+        for tid in np.flatnonzero(np.bincount(tids[known])).tolist():
+            vcpu_id.setdefault(tid, int(first[tid]))
+    for tid in np.flatnonzero(np.bincount(tids[possible])).tolist():
+        evidence.setdefault(tid, name)
 
 
 def _vms(

@@ -35,6 +35,8 @@ _REASON_OF_MARK = {
     Mark.FPU_UNLOAD: PutReason.USERSPACE,
     Mark.USERSPACE_EXIT: PutReason.USERSPACE,
 }
+_SHOWS_GUEST = np.zeros(len(Mark), np.bool_)
+_SHOWS_GUEST[[Mark.ENTRY, Mark.EXIT, Mark.EXIT_HALT]] = True
 _REASON_OF_LIFE = {
     Life.USERSPACE: PutReason.USERSPACE,
     Life.LEAVING: PutReason.USERSPACE,
@@ -119,12 +121,12 @@ def _ends_window(
     Those are lost events that leave the vCPU's state open, and a mark that shows it
     in its guest, or put once more, though no load was seen.
     """
-    lost = np.isin(lanes.mark, (Mark.LOST_HERE, Mark.LOST_ELSEWHERE))
+    lost = (lanes.mark == Mark.LOST_HERE) | (lanes.mark == Mark.LOST_ELSEWHERE)
     ends: npt.NDArray[np.bool_] = (life == Life.UNKNOWN) & (
         lost | (before != Life.UNKNOWN)
     )
     ends |= (act & (Act.LOAD | Act.PUT)) != 0
-    ends |= np.isin(lanes.mark, (Mark.ENTRY, Mark.EXIT, Mark.EXIT_HALT))
+    ends |= _SHOWS_GUEST[lanes.mark]
     return ends
 
 
@@ -162,9 +164,9 @@ def _may_wait_for_sipi(
 
     Its guest has interrupts disabled then, and no wakeup vector is armed.
     """
-    entered = np.cumsum(np.isin(lanes.mark, (Mark.ENTRY, Mark.EXIT, Mark.EXIT_HALT)))
-    head = lanes.starts[lanes.lane[puts]]
-    none_yet = entered[puts] == np.where(head > 0, entered[head - 1], 0)
+    in_guest = np.append(np.flatnonzero(_SHOWS_GUEST[lanes.mark]), len(lanes.mark))
+    first = in_guest[np.searchsorted(in_guest, lanes.starts)]  # maybe of a later lane
+    none_yet = puts < first[lanes.lane[puts]]
     result: npt.NDArray[np.bool_] = none_yet & (lanes.mark[puts] == Mark.OUT_BLOCK)
     return result
 
