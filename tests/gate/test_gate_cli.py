@@ -54,7 +54,7 @@ def test_the_same_corpus_passes_out_of_the_cache(gate: Gate, newer: str) -> None
     status, out, _ = gate(newer)
     assert (status, out) == (
         0,
-        "piscope gate: pass: 7 kept\n1 trace: 1 unchanged; 1 from the cache\n",
+        "piscope gate: pass: 8 kept\n1 trace: 1 unchanged; 1 from the cache\n",
     )
     assert gate(newer, "--no-cache")[1].endswith("; 0 from the cache\n")
 
@@ -81,7 +81,7 @@ def test_an_unreadable_trace_does_not_keep_the_others_from_it(
     amd = samples / "svm-6.17.13.c_svm_min.trace.dat"
     status, out, _ = gate(newer, str(cut), str(amd), f"gone={tmp_path / 'gone.dat'}")
     assert status == 2
-    assert "7 kept, 3 not analyzed" in out
+    assert "8 kept, 3 not analyzed" in out
     for said in ("an AMD (SVM) host", "No such file", str(cut)):
         assert said in " ".join(out.split())
 
@@ -138,7 +138,7 @@ def test_a_damaged_entry_of_the_cache_is_measured_anew(
         entry.write_bytes(damage)
         assert gate(newer)[:2] == (
             0,
-            "piscope gate: pass: 7 kept\n1 trace: 1 unchanged; 0 from the cache\n",
+            "piscope gate: pass: 8 kept\n1 trace: 1 unchanged; 0 from the cache\n",
         )
         assert entry.read_bytes() == whole
 
