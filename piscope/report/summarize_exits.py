@@ -291,9 +291,11 @@ _LEFT_OUT = {
 def _cannot_tell(
     events: Events, timeline: _ExitsTimeline, everything: ExitGroup
 ) -> Iterator[str]:
+    unattributed = len(events.rows("kvm_exit")) - len(timeline.exits)
+    if unattributed:
+        yield f"{_exits_are(unattributed)} left out: of threads that it does not tell."
     for why, count in everything.left_out.items():
-        exits = "VM-exit is" if count == 1 else "VM-exits are"
-        yield f"{count:,} {exits} left out: {_LEFT_OUT[why]}."
+        yield f"{_exits_are(count)} left out: {_LEFT_OUT[why]}."
     if timeline.unplaced_losses is None:
         yield "An unknown number of events is missing, nobody knows where."
     elif timeline.unplaced_losses:
@@ -318,3 +320,7 @@ def _cannot_tell(
         )
     if any(line.code is None for line in everything.reasons):
         yield "Some exit reasons have no number in this text, so they count as one."
+
+
+def _exits_are(count: int) -> str:
+    return "1 VM-exit is" if count == 1 else f"{count:,} VM-exits are"

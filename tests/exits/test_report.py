@@ -5,16 +5,19 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from conftest import SAMPLES
 from fake_source import FakeSource, Row
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from piscope import pipeline
+from piscope.errors import PiscopeError
 from piscope.exits_pipeline import report_exits
 from piscope.report.exit_names import OTHER, exit_names
 from piscope.report.exit_report import BUDGET_PARTS, ExitReport
@@ -110,6 +113,14 @@ def test_the_longest_exit_is_found_at_its_time() -> None:
     # 1000 entry, 1100 exit; each round 100 ns in the guest
     assert line.max_at_ns == one.ts_ns == 1000 + 110 + 120 + 100
     assert (one.dur_ns, one.times_median) == (9000, 900.0)
+
+
+def test_exits_of_nobody_are_told() -> None:
+    # a text without its task column: thread 0 is the idle task's, and no vCPU's
+    exit_ = (5, 0, 0, "kvm:kvm_exit", {"exit_reason": 12, "isa": 1})
+    report = report_exits(FakeSource([*_exits([10]), exit_]))
+    assert report.all.count == 1
+    assert "1 VM-exit is left out: of threads" in report.cannot_tell[0]
 
 
 def test_many_reasons_become_others() -> None:
@@ -251,3 +262,30 @@ def test_wrong_requests(
     status, out, err = piscope("exits", trace, *arguments)
     assert (status, out) == (2, "")
     assert said in err
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["vmx-6.17.13-ipiv-tools.p_min.perf.data", "vmx-6.17.13-ipiv.e_min.trace.dat"],
+)
+@given(data=st.data())
+@settings(max_examples=20)
+def test_damaged_files_end_politely(
+    name: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    damaged = bytearray((SAMPLES / name).read_bytes())
+    places = st.lists(
+        st.tuples(st.integers(0, len(damaged) - 1), st.integers(0, 255)), max_size=40
+    )
+    for at, byte in data.draw(places):
+        damaged[at] = byte
+    path = tmp_path_factory.mktemp("damaged") / "trace"
+    path.write_bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
+    try:
+        with closing(open_trace(str(path))) as source:
+            report = report_exits(source)
+    except PiscopeError:
+        return
+    for budget in report.budgets:
+        assert sum(budget.time_ns.values()) == budget.wall_ns
+    assert render_exits(report)
