@@ -85,9 +85,12 @@ def expose(
         unseen[:] = False
     if hardware is False or not _some_reason_exposes(replayed):
         invisible[:] = 0
-    guest_ns = places.guest.covered_ns(w.put_cpu, w.put_ns, w.load_ns)
+    at = np.flatnonzero(unseen)
+    guest_ns = places.guest.covered_ns(w.put_cpu[at], w.put_ns[at], w.load_ns[at])
+    unseen_wrong = np.zeros(n, np.bool_)
+    unseen_wrong[at] = guest_ns > 0
     return (
-        Exposure(exposed, maybe, on_at_put, unseen, unseen & (guest_ns > 0), invisible),
+        Exposure(exposed, maybe, on_at_put, unseen, unseen_wrong, invisible),
         _residual(timeline, stimuli, replayed, hardware),
         _costs(stimuli, replayed, len(timeline.vcpus)),
     )
@@ -133,10 +136,12 @@ def _residual(
     # and ON that was set while the put ran (row 11), unless KVM did that, or the put
     # had armed the wakeup vector by then: that was a wakeup
     within = np.flatnonzero((w.on_before == 0) & (w.on_put == 1))
-    by_kvm, _ = posts_of_kvm(timeline)
     if replayed.policy.suppress_at_exit:
         within = within[:0]
-    in_put = ~by_kvm[within] & (w.nv_put[within] != POSTED_INTR_WAKEUP_VECTOR)
+    in_put = w.nv_put[within] != POSTED_INTR_WAKEUP_VECTOR
+    if len(within):
+        by_kvm, _ = posts_of_kvm(timeline)
+        in_put &= ~by_kvm[within]
     # Each stretch in the host ends with an entry or a put. One that begins with ON
     # known to be set has no room for another, nor has one whose end a probe saw.
     put = (letters >= Letter.PUT_RUN_PREEMPTED) & (letters <= Letter.PUT_BLOCK_IF0_NOT)
