@@ -63,10 +63,8 @@ WITHOUT_LOSSES = [name for name in ALL if not name.endswith("g_lost")]
 
 def path_of(name: str, suffix: str = "trace.dat") -> Path:
     """A file of a capture, or a skip."""
-    for path in (
-        SAMPLES / f"{name.replace('/', '.')}.{suffix}",
-        LAB / f"{name}.{suffix}",
-    ):
+    flat = f"{name.replace('/', '.')}.{suffix}"
+    for path in (SAMPLES / flat, SAMPLES / "proof" / flat, LAB / f"{name}.{suffix}"):
         if path.is_file():
             return path
     pytest.skip(f"no {name}.{suffix} beside this checkout")
