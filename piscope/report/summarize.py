@@ -25,7 +25,7 @@ from piscope.report.summary import (
 from piscope.sources.raw import Loss
 from piscope.tables import Acts, Kind, PutReason, Timeline
 
-__all__ = ("summarize",)
+__all__ = ("summarize", "summarize_losses")
 
 _ENTER = 4  # timeline.lifecycle.Act.ENTER, a bit of ACTS.act
 
@@ -77,7 +77,7 @@ def _trace(analysis: Analyzed) -> TraceSummary:
         vms=None if None in vms else len(vms),
         events=sum(events.counts.values()),
         events_used=len(events),
-        losses=_losses(events.losses),
+        losses=summarize_losses(events.losses),
         captured_policy=analysis.captured.policy,
         captured_policy_by=analysis.captured.by,
         captured_policy_evidence=analysis.captured.evidence,
@@ -87,7 +87,8 @@ def _trace(analysis: Analyzed) -> TraceSummary:
     )
 
 
-def _losses(losses: Iterable[Loss]) -> list[LossLine]:
+def summarize_losses(losses: Iterable[Loss]) -> list[LossLine]:
+    """One line for each cause of loss, in the order of their first rows."""
     by_cause: dict[str, list[Loss]] = {}
     for loss in losses:
         by_cause.setdefault(loss.cause, []).append(loss)

@@ -22,7 +22,7 @@ from piscope.report.exit_report import (
     Outlier,
 )
 from piscope.report.selection import Selection
-from piscope.report.summarize import _losses as loss_lines
+from piscope.report.summarize import summarize_losses as loss_lines
 from piscope.sources.raw import Array
 from piscope.tables import Events, Intervals, Vcpu, Vcpus
 
