@@ -1,9 +1,10 @@
 """Many traces: which ones an argument means, and each of them as a local file.
 
-An argument is a trace, `NAME=PATH`, a directory, a glob, a list (`@FILE`, one
-argument a line, `#` for comments), or the URL of any of the first four. Object
-storage is read through pyarrow's file systems (`s3://`, `gs://`, `hdfs://`,
-`file://`), and through fsspec, where that is installed, for every other scheme.
+An argument is a trace, `NAME=PATH`, a directory (of traces, or a report of one), a
+glob, a list (`@FILE`, one argument a line, `#` for comments), or the URL of a
+directory, glob or trace. Object storage is read through pyarrow's file systems
+(`s3://`, `gs://`, `hdfs://`, `file://`), and through fsspec, where that is installed,
+for other schemes.
 
 A trace's name is what results are compared by, so it doesn't depend on where a corpus
 lies: the path below its directory, or below the part of a glob without wildcards.
@@ -24,7 +25,15 @@ from typing import Any
 
 from piscope.errors import PiscopeError, UsageError
 
-__all__ = ("TRACE_NAMES", "Corpus", "Trace", "find_traces", "is_url", "local_file")
+__all__ = (
+    "REPORT_NAME",
+    "TRACE_NAMES",
+    "Corpus",
+    "Trace",
+    "find_traces",
+    "is_url",
+    "local_file",
+)
 
 TRACE_NAMES = tuple(
     pattern + packed
@@ -32,6 +41,9 @@ TRACE_NAMES = tuple(
     for packed in ("", ".gz", ".xz", ".zst")
 )
 """The files of a directory that are traces; a glob or a list takes any name."""
+
+REPORT_NAME = "summary.json"
+"""The file of a directory of `piscope report` that stands for its trace."""
 
 MOST_TRACES = 1_000_000
 _MOST_LIST_BYTES = 256 << 20
@@ -136,7 +148,13 @@ def _directory(top: Path) -> tuple[list[Trace], int]:
     def refuse(error: OSError) -> None:
         raise UsageError(f"can't be listed: {error.strerror}", path=error.filename)
 
-    for folder, _, files in os.walk(top, onerror=refuse):
+    for folder, folders, files in os.walk(top, onerror=refuse):
+        if {REPORT_NAME, "manifest.json"} <= set(files):
+            folders.clear()
+            name = Path(folder).relative_to(top).as_posix()
+            name = top.resolve().name if name == "." else name
+            traces.append(Trace(_text(name), str(Path(folder, REPORT_NAME))))
+            continue
         for file in files:
             path = Path(folder, file)
             if not _is_trace_name(file):

@@ -196,7 +196,7 @@ def _update(baseline: Baseline, results: Results) -> int:
 
     measured = {n: r for n, r in results.items() if isinstance(r, Measured)}
     failed = {n: r for n, r in results.items() if isinstance(r, Failed)}
-    for result in failed.values():
+    for _, result in sorted(failed.items()):
         click.echo(f"piscope: error: {result.why}", err=True)
     _write(baseline.path, updated(baseline, measured))
     click.echo(

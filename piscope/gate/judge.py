@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from piscope import __version__
 from piscope.corpus import Corpus
 from piscope.gate.baseline import Baseline, Group, Was
+from piscope.gate.earlier import is_report
 from piscope.gate.findings import Finding, Report, State, TraceLine, Verdict
 from piscope.gate.limits import Limit
 from piscope.gate.measured import CAPTURED, Failed, Measured
@@ -253,7 +254,7 @@ class _Judging:
         )
 
     def _command(self, limit: Limit, name: str | None, path: str | None) -> str:
-        if path is None or name is None:
+        if path is None or name is None or is_report(path):
             return ""
         if not METRICS[limit.value.metric].policied:
             return shlex.join(["piscope", "check", path])

@@ -12,9 +12,11 @@ from pathlib import Path
 from piscope.corpus import Trace, is_url, local_file
 from piscope.errors import PiscopeError
 from piscope.gate.cache import Cache
+from piscope.gate.earlier import is_report, read_summary
 from piscope.gate.measured import Failed, Measured, Options
 from piscope.gate.metrics import VERIFY, Range, Value, measure_summary
 from piscope.report.render_words import printable
+from piscope.report.summary import Summary
 
 __all__ = ("Verify", "attempt", "measure", "sha256_of")
 
@@ -68,7 +70,11 @@ def measure(
             known = cache.find(digest, options)
             if known is not None:
                 return known
-        measured = _analyzed(path, options, digest, size_bytes)
+        if is_report(trace.path):
+            measured = _reported(path, options, digest, size_bytes)
+            verify = None  # the trace itself isn't there
+        else:
+            measured = _analyzed(path, options, digest, size_bytes)
         if options.verify:
             measured = _verified(path, measured, verify)
     if cache is not None:
@@ -129,14 +135,21 @@ def _analyzed(path: str, options: Options, digest: str, size_bytes: int) -> Meas
             break
         # Which policy the kernel had is known only now, and was not asked for.
         policies = tuple(dict.fromkeys((*policies, *needed)))
-    summary = summarize(analysis)
+    return _measured(summarize(analysis), digest, size_bytes)
+
+
+def _reported(path: str, options: Options, digest: str, size_bytes: int) -> Measured:
+    return _measured(read_summary(path, options), digest, size_bytes)
+
+
+def _measured(summary: Summary, digest: str, size_bytes: int) -> Measured:
     values = measure_summary(summary)
     entries = values.get(Value("entries"))
     return Measured(
         sha256=digest,
         size_bytes=size_bytes,
         kernel_release=summary.trace.kernel_release,
-        captured_policy=captured,
+        captured_policy=summary.trace.captured_policy,
         duration_ns=summary.trace.duration_ns,
         entries=int(entries.min) if entries is not None else 0,
         policies=tuple(summary.policies),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from piscope.gate.metrics import METRICS, OTHERS, ZERO, Range, Value, hull
+from piscope.model.policy import POLICIES
 
 __all__ = ("CAPTURED", "Failed", "Measured", "Options", "as_plain", "from_plain")
 
@@ -73,14 +74,15 @@ class Measured:
         """The number, or None where its policy was not replayed.
 
         Under `captured`, a kernel that nothing identifies may be any: the range then
-        holds that of every policy.
+        holds that of every policy; None where one of them was not replayed.
         """
         if value.policy != CAPTURED:
             return self._of(value)
         if self.captured_policy is not None:
             return self._of(value._replace(policy=self.captured_policy))
-        each = [self._of(value._replace(policy=name)) for name in self.policies]
-        return hull([number for number in each if number is not None]) if each else None
+        each = [self._of(value._replace(policy=name)) for name in POLICIES]
+        known = [number for number in each if number is not None]
+        return hull(known) if len(known) == len(each) else None
 
     def _of(self, value: Value) -> Range | None:
         if value.policy and value.policy not in self.policies:
