@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from piscope.report.summary import (
     VcpuSummary,
 )
 from piscope.sources.raw import Loss
-from piscope.tables import Acts, Kind, PutReason, Timeline
+from piscope.tables import Kind, PutReason, Timeline
 
 __all__ = ("summarize", "summarize_losses")
 
@@ -159,15 +160,18 @@ def _counted(number: int, what: str, rest: str) -> str:
 def _vcpus(timeline: Timeline, chosen: npt.NDArray[np.bool_]) -> list[VcpuSummary]:
     i, w, acts = timeline.intervals, timeline.windows, timeline.acts
     n = len(timeline.vcpus)
-    length = (i.end_ns - i.start_ns).astype(np.float64)
     time_ns = np.zeros((n, len(Kind)), np.int64)
-    for kind in Kind:
-        which = i.kind == kind
+    for vcpu, own in enumerate(_runs(i.vcpu, n)):
         # float64 holds whole ns up to 104 days
-        time_ns[:, kind] = np.bincount(i.vcpu[which], length[which], minlength=n)
-    puts = np.zeros((n, len(PutReason)), np.int64)
-    np.add.at(puts, (w.vcpu, w.reason), 1)
+        length = (i.end_ns[own] - i.start_ns[own]).astype(np.float64)
+        time_ns[vcpu] = np.bincount(i.kind[own], length, minlength=len(Kind))
+    puts = np.bincount(
+        w.vcpu * len(PutReason) + w.reason, minlength=n * len(PutReason)
+    ).reshape(n, -1)
     unsure = np.bincount(w.vcpu[~w.certain], minlength=n)
+    entries = [
+        int(np.count_nonzero(acts.act[own] & _ENTER)) for own in _runs(acts.vcpu, n)
+    ]
     return [
         VcpuSummary(
             label=row.label,
@@ -181,7 +185,7 @@ def _vcpus(timeline: Timeline, chosen: npt.NDArray[np.bool_]) -> list[VcpuSummar
             puts={
                 r.label: int(puts[row.vcpu, r]) for r in PutReason if puts[row.vcpu, r]
             },
-            entries=_entries(acts, row.vcpu),
+            entries=entries[row.vcpu],
             uncertain_puts=int(unsure[row.vcpu]),
         )
         for row in timeline.vcpus.rows
@@ -189,5 +193,7 @@ def _vcpus(timeline: Timeline, chosen: npt.NDArray[np.bool_]) -> list[VcpuSummar
     ]
 
 
-def _entries(acts: Acts, vcpu: int) -> int:
-    return int(((acts.vcpu == vcpu) & (acts.act & _ENTER != 0)).sum())
+def _runs(vcpu: npt.NDArray[np.int32], vcpus: int) -> list[slice]:
+    """Each vCPU's rows of a table that holds vCPU after vCPU."""
+    ends = np.searchsorted(vcpu, np.arange(vcpus + 1)).tolist()
+    return [slice(*pair) for pair in pairwise(ends)]
