@@ -69,8 +69,7 @@ def build_lanes(
     events: Events, vcpus: Vcpus, probes: list[Probe], gaps: list[Gap]
 ) -> Lanes:
     """Sort the events of all vCPU threads, and the losses, into lanes of marks."""
-    own, incoming = _marks_of_rows(events, vcpus, probes)
-    row, lane, mark = merged_marks(own, incoming)
+    row, lane, mark = merged_marks(*_marks_of_rows(events, vcpus, probes))
     losses = np.zeros(len(row), np.bool_)
     ts_ns = events.ts_ns[row]
     if gaps:
@@ -102,6 +101,9 @@ def build_lanes(
 
 
 _NO_MARK = 0xFF
+
+# Rows whose threads are looked up together: what that takes stays in the cache.
+_ROWS_AT_ONCE = 1 << 16
 
 
 def _marks_of_rows(
@@ -154,7 +156,10 @@ def _between(
     (vmx_handle_exit_irqoff).
     """
     n = len(row)
-    is_other = vcpus.of_tid(events.tid) >= 0
+    is_other = np.empty(len(events), np.bool_)
+    for start in range(0, len(events), _ROWS_AT_ONCE):
+        some_tids = events.tid[start : start + _ROWS_AT_ONCE]
+        is_other[start : start + _ROWS_AT_ONCE] = vcpus.of_tid(some_tids) >= 0
     is_other[row] = False
     other = np.flatnonzero(is_other)
     del is_other
@@ -166,7 +171,8 @@ def _between(
         lane.astype(np.int64) * span + row, other_lane.astype(np.int64) * span + other
     )
     # how many of the others, lane after lane, come before each mark and its next one
-    first = np.cumsum(np.bincount(at, minlength=n + 1))[:n]
+    first = np.cumsum(np.bincount(at, minlength=n + 1)[:n])
+    del at
     last = np.append(first[1:], len(other)) if n else first
     lane_ends = np.append(lane[1:] != lane[:-1], True) if n else np.empty(0, np.bool_)
     last[lane_ends] = np.searchsorted(other_lane, lane[lane_ends], side="right")
