@@ -1,17 +1,4 @@
-"""Numbers against limits: kept, broken, or not to be told.
-
-A number is a range, and the limit is one too where it hangs on the baseline's number:
-
-    max         |------now------|  L              kept: the worst case keeps it
-                              L |---now---|       broken: the best case breaks it
-                       |---now--L---|             cannot tell
-
-    increase    kept only if neither end rose above the same end of the baseline by
-                more than the percentage; broken if even the least of now is above
-                what the greatest of then allows
-
-so that an unchanged trace keeps every relative limit, however wide its ranges.
-"""
+"""A corpus held to a baseline: each trace, each group, and all of it."""
 
 from __future__ import annotations
 
@@ -24,34 +11,16 @@ from dataclasses import dataclass
 from piscope import __version__
 from piscope.corpus import Corpus
 from piscope.gate.baseline import Baseline, Group, Was
+from piscope.gate.compare import WORST_FIRST, Number, total, verdict_of
 from piscope.gate.earlier import is_report
 from piscope.gate.findings import Finding, Report, State, TraceLine, Verdict
 from piscope.gate.limits import Limit
 from piscope.gate.measured import CAPTURED, Failed, Measured
-from piscope.gate.metrics import METRICS, VERIFY, ZERO, Range
+from piscope.gate.metrics import METRICS, VERIFY
 
-__all__ = ("judge", "verdict_of")
+__all__ = ("judge",)
 
 _MOST_NOTES = 20
-_S = 1e9  # ns
-_ORDER = (Verdict.NOT_ANALYZED, Verdict.BROKEN, Verdict.CANNOT_TELL, Verdict.KEPT)
-
-
-@dataclass(frozen=True, slots=True)
-class _Number:
-    """A number and what it may be divided by; of one trace, or of several."""
-
-    count: Range
-    duration_ns: int
-    entries: int
-
-    def by(self, measure: str) -> Range | None:
-        if not measure:
-            return self.count
-        divisor = self.duration_ns / _S if measure == "per_second" else self.entries
-        if not divisor:
-            return None
-        return Range(self.count.min / divisor, self.count.max / divisor)
 
 
 def judge(
@@ -77,7 +46,7 @@ def judge(
     for group in baseline.groups:
         findings += judging.sum("group", group.name, group.sum, judging.members(group))
     findings += judging.sum("corpus", "corpus", baseline.corpus, sorted({*paths, *was}))
-    findings.sort(key=lambda f: _ORDER.index(f.verdict))
+    findings.sort(key=lambda f: WORST_FIRST.index(f.verdict))
     notes = _notes(baseline, corpus, measured, was)
     return Report(baseline.path, __version__, lines, findings, notes)
 
@@ -205,8 +174,8 @@ class _Judging:
                 for n in names
                 if nows[n] is not None and not (relative and thens[n] is None)
             ]
-            now = _total(limit, [nows[n] for n in there])
-            was = _total(limit, [thens[n] for n in there])
+            now = total(limit, [nows[n] for n in there])
+            was = total(limit, [thens[n] for n in there])
             verdict, why = _with_was(limit, now, was, bool(there))
             if len(there) < len(names):
                 why = f"{len(names) - len(there)} of {len(names)} traces have no number"
@@ -215,19 +184,19 @@ class _Judging:
             most = max(there, key=lambda n: _rise(nows[n], thens[n]), default=None)
             yield self._finding(verdict, scope, title, limit, most, was, now, why)
 
-    def _now(self, name: str, limit: Limit) -> _Number | None:
+    def _now(self, name: str, limit: Limit) -> Number | None:
         m = self.measured.get(name)
         number = m.number(limit.value) if m is not None else None
         if m is None or number is None:
             return None
-        return _Number(number, m.duration_ns, m.entries)
+        return Number(number, m.duration_ns, m.entries)
 
-    def _then(self, name: str, limit: Limit) -> _Number | None:
+    def _then(self, name: str, limit: Limit) -> Number | None:
         w = self.was.get(name)
         number = w.values.get(limit.value_name) if w is not None else None
         if w is None or number is None:
             return None
-        return _Number(number, w.duration_ns, w.entries)
+        return Number(number, w.duration_ns, w.entries)
 
     def _finding(
         self,
@@ -236,8 +205,8 @@ class _Judging:
         title: str,
         limit: Limit,
         name: str | None,
-        was: _Number | None,
-        now: _Number | None,
+        was: Number | None,
+        now: Number | None,
         why: str,
     ) -> Finding:
         path = self.paths.get(name) if name is not None else None
@@ -278,7 +247,7 @@ def _is_member(name: str, group: Group) -> bool:
 
 
 def _with_was(
-    limit: Limit, now: _Number | None, was: _Number | None, known: bool
+    limit: Limit, now: Number | None, was: Number | None, known: bool
 ) -> tuple[Verdict, str]:
     if limit.increase_percent is not None and was is None:
         why = "no such number in the baseline" if known else "not in the baseline"
@@ -287,71 +256,7 @@ def _with_was(
     return verdict_of(limit, now, was), why
 
 
-def verdict_of(limit: Limit, now: _Number | None, was: _Number | None) -> Verdict:
-    """One number against one limit; all that the limit says must be kept."""
-    each = []
-    value = now.by(limit.measure) if now is not None else None
-    if now is None or value is None:
-        each.append(Verdict.CANNOT_TELL)
-    else:
-        if limit.max is not None:
-            each.append(_below(value, limit.max))
-        if limit.min is not None:
-            each.append(_below(Range(-value.max, -value.min), -limit.min))
-        if limit.increase_percent is not None:
-            each.append(_increase(limit, now, was))
-    worst = min(each, key=_ORDER.index)
-    if worst is Verdict.CANNOT_TELL and limit.cannot_tell_passes:
-        return Verdict.KEPT
-    return worst
-
-
-def _below(value: Range, most: float) -> Verdict:
-    if value.max <= most:
-        return Verdict.KEPT
-    return Verdict.BROKEN if value.min > most else Verdict.CANNOT_TELL
-
-
-def _increase(limit: Limit, now: _Number, was: _Number | None) -> Verdict:
-    value = now.by(limit.measure)
-    before = was.by(limit.measure) if was is not None else None
-    if value is None or before is None or limit.increase_percent is None:
-        return Verdict.CANNOT_TELL
-    factor = 1 + limit.increase_percent / 100
-    allowed = Range(*(end * factor if factor else 0.0 for end in before))
-    noise = limit.noise_below
-    least = now.count.min <= noise or _within(value.min, allowed.min)
-    most = now.count.max <= noise or _within(value.max, allowed.max)
-    if least and most:
-        return Verdict.KEPT
-    if now.count.min > noise and not _within(value.min, allowed.max):
-        return Verdict.BROKEN
-    return Verdict.CANNOT_TELL
-
-
-def _within(value: float, most: float) -> bool:
-    # Both come from the same divisions; the last bit is no regression.
-    return value <= most or math.isclose(value, most, rel_tol=1e-12)
-
-
-def _total(limit: Limit, numbers: Sequence[_Number | None]) -> _Number | None:
-    there = [number for number in numbers if number is not None]
-    if not there or len(there) < len(numbers):
-        return None
-    count = ZERO
-    for number in there:
-        if METRICS[limit.value.metric].total == "max":
-            count = Range(
-                max(count.min, number.count.min), max(count.max, number.count.max)
-            )
-        else:
-            count = count.plus(number.count)
-    return _Number(
-        count, sum(n.duration_ns for n in there), sum(n.entries for n in there)
-    )
-
-
-def _rise(now: _Number | None, was: _Number | None) -> float:
+def _rise(now: Number | None, was: Number | None) -> float:
     if now is None:
         return -math.inf
     return now.count.min - (was.count.max if was is not None else 0)
