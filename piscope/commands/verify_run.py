@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from piscope.commands.opening import opened
-from piscope.commands.verify_text import account_as_markdown, print_account
+from piscope.commands.verify_markdown import account_as_markdown
+from piscope.commands.verify_text import print_account
 from piscope.errors import PiscopeError, TraceFormatError, UnanswerableError, UsageError
 from piscope.events.catalog import analysis_fields
 from piscope.events.normalize import collect

@@ -18,7 +18,6 @@ import io
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import click
@@ -27,15 +26,14 @@ from piscope import __version__
 from piscope.report.render_layout import Grid, facts, heading, note, remarks
 from piscope.report.render_words import printable
 from piscope.verify.account import Account, CounterLine, Disagreement, Event, Reading
-from piscope.verify.verdict import CANT_TELL, PLATFORM_WORDS, PROBES_WANTED
+from piscope.verify.verdict import PLATFORM_WORDS, PROBES_WANTED
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ("account_as_markdown", "account_as_text", "print_account")
+__all__ = ("account_as_text", "print_account")
 
 LEAST_COLUMNS, MOST_COLUMNS = 80, 120
-_STATUS_WORDS = {0: "agrees", 1: "disagrees", 3: "can't tell"}
 
 
 def print_account(account: Account, width: int | None, *, first: bool) -> None:
@@ -266,7 +264,7 @@ def _events(events: Sequence[Event]) -> RenderableType:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for e in events:
-        thread = f"{e.comm or '?'}-{e.tid}"
+        thread = f"{e.tid}" if e.comm is None else f"{e.comm}-{e.tid}"
         table.add_row(
             Text({"before": "B", "after": "*"}.get(e.mark or "", "")),
             Text(_seconds(e.ts_ns)),
@@ -334,72 +332,3 @@ def _remarks(account: Account) -> Iterator[RenderableType]:
 
 def _seconds(ts_ns: int) -> str:
     return f"{ts_ns // 10**9}.{ts_ns % 10**9:09}"
-
-
-_HEADINGS = (
-    "capture",
-    "probe readings",
-    "transitions",
-    "agree: preempt-only",
-    "agree: suppress-on-put",
-    "agree: no PI wakeup",
-    "found",
-    "PIN",
-    "PIW",
-    "verdict",
-)
-
-
-def account_as_markdown(accounts: Sequence[Account]) -> str:
-    """One row a trace: what agrees with the two main policies, and what was found."""
-    lines = [
-        f"| {' | '.join(_HEADINGS)} |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | --- | --- | --- | --- |",
-    ]
-    for a in accounts:
-        cells = [
-            f"`{_short_name(a.trace)}`",
-            f"{a.readings:,}",
-            f"{a.transitions:,}",
-            _agree_with(a, "preempt-only", "needs-pi-wakeup"),
-            _agree_with(a, "suppress-on-put", "needs-pi-wakeup"),
-            _agree_with(a, "suppress-on-put", "no-pi-wakeup"),
-            _found(a),
-            _counted(a, "PIN"),
-            _counted(a, "PIW"),
-            _STATUS_WORDS[a.status],
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _short_name(trace: str) -> str:
-    path = PurePath(trace)
-    return "/".join(printable(part) for part in path.parts[-2:]).replace("`", "'")
-
-
-def _agree_with(account: Account, policy: str, platform: str) -> str:
-    for c in account.candidates:
-        if (c.policy, c.platform) == (policy, platform):
-            return f"{account.transitions - c.disagreements:,}"
-    return "-"
-
-
-def _found(account: Account) -> str:
-    if account.policy is None or account.status == CANT_TELL:
-        return "-"
-    if account.platform == "no-pi-wakeup":
-        return "no PI wakeup"
-    return account.policy if account.platform == "needs-pi-wakeup" else "no APICv"
-
-
-def _counted(account: Account, counter: str) -> str:
-    lines = [c for c in account.counters if c.counter == counter]
-    if not lines:
-        return "-"
-    counted = sum(c.counted for c in lines)
-    least = sum(c.least for c in lines)
-    mosts = [c.most for c in lines]
-    if any(most is None for most in mosts):
-        return f"{counted:,} (at least {least:,})"
-    return f"{counted:,} ({least:,} to {sum(m for m in mosts if m is not None):,})"

@@ -53,7 +53,12 @@ class KindLine:
 
 @dataclass(slots=True)
 class CandidateLine:
-    """One policy on one platform: how many transitions it does not allow."""
+    """One policy on one platform, held against all transitions.
+
+    policy         its name
+    platform       "needs-pi-wakeup", "no-pi-wakeup" or "no-apicv"
+    disagreements  transitions that it does not allow
+    """
 
     policy: str
     platform: str
@@ -64,9 +69,15 @@ class CandidateLine:
 class Reading:
     """The descriptor as one probe read it.
 
-    point  where the probe sits, for people
-    ndst   as it stands in the descriptor; ndst_text also names the pCPU
-    pir    vectors; null: not read
+    ts_ns      when
+    cpu        the pCPU it ran on
+    point      where the probe sits, for people
+    on         ON
+    sn         SN
+    nv         NV
+    ndst       as it stands in the descriptor; null: not read
+    ndst_text  the same for people, with the pCPU that it names
+    pir        vectors; null: not read
     """
 
     ts_ns: int
@@ -82,7 +93,16 @@ class Reading:
 
 @dataclass(slots=True)
 class Event:
-    """One event near a disagreement; `mark` is "before" or "after" for its readings."""
+    """One event near a disagreement.
+
+    ts_ns   when
+    cpu     the pCPU
+    tid     the thread
+    comm    its name; null: not known
+    name    of the event
+    fields  as the trace holds them, those that piscope reads
+    mark    "before" or "after": it is that reading; null: neither
+    """
 
     ts_ns: int
     cpu: int
@@ -97,12 +117,18 @@ class Event:
 class Disagreement:
     """One transition that the model does not allow.
 
-    kind      as in KindLine
-    fields    what differs from the nearest state that is allowed
-    expected  field -> every value that is allowed
-    observed  field -> what was read
-    rule, source  as in KindLine
-    events    around it, on that pCPU or of that thread
+    vcpu       the vCPU's label
+    kind       as in KindLine
+    fields     what differs from the nearest states that are allowed
+    expected   field -> every value that is allowed
+    observed   field -> what was read
+    preempted  of a put: vcpu->preempted; null: not read, or no put
+    blocking   likewise: whether the vCPU was blocking
+    before     the reading before
+    after      the reading that disagrees
+    rule       what the model leaves behind, for people
+    source     where the rule is from
+    events     around it, on that pCPU or of that thread
     """
 
     vcpu: str
@@ -121,7 +147,16 @@ class Disagreement:
 
 @dataclass(slots=True)
 class Group:
-    """Disagreements of one kind, in the same fields, with the same values."""
+    """Disagreements of one kind, in the same fields, with the same SN and NV.
+
+    kind         as in KindLine
+    fields       what differs
+    expected     field -> every value that is allowed, of the first
+    observed     field -> what was read, of the first
+    transitions  how many
+    first_ns     when the first was read
+    last_ns      and the last
+    """
 
     kind: str
     fields: list[str]
@@ -134,11 +169,13 @@ class Group:
 
 @dataclass(slots=True)
 class CounterLine:
-    """PIN or PIW of one pCPU over the capture.
+    """PIN or PIW of one pCPU over the capture; `within`: it lies in the range.
 
+    counter    "PIN" or "PIW"
+    cpu        the pCPU
     counted    by the kernel, in /proc/interrupts
     least      what the trace proves
-    most       what it can't exclude; null: events were lost
+    most       what it can't exclude; null: some puts, loads or windows were not read
     seen       by a probe on pi_wakeup_handler (PIW only); null: none
     """
 
@@ -161,9 +198,15 @@ class CounterLine:
 class Account:
     """A whole verification.
 
-    trace           path, format, kernel release, for people
+    schema_version  raised when a key is renamed, removed, or changes its meaning
+    trace           as it was given
+    format          of the file, for people
+    kernel_release  `uname -r` of the traced host; null: not told
+    vcpus           how many the probes hit
     asked           the policy that was named; null: it was to be found
-    policy, platform  what was verified
+    policy          what was verified; null: nothing could be
+    policy_title    what that policy does, for people
+    platform        on which platform; null: nothing was verified
     status          the exit status: 0 agrees, 1 disagrees, 3 can't tell
     verdict         one or two sentences
     probes          event as recorded -> where it sits

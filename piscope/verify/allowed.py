@@ -178,7 +178,7 @@ def _after(
     if step == "loaded":
         return _while_loaded(states, kernel, bool(case.fresh))
     away = _posted(states, posts)
-    return away | _created(away) if case.fresh else away
+    return away | _posted(_created(away), posts) if case.fresh else away
 
 
 _ANY_PUT = frozenset(

@@ -175,7 +175,7 @@ def _compare(account: Account, transitions: Transitions, chosen: Candidate) -> N
                 by_hardware=by[By.HARDWARE],
                 between_reads=by[By.BETWEEN],
                 rule=rule_of(commonest, chosen.kernel),
-                source=source_of(commonest, chosen.policy),
+                source=source_of(commonest, chosen.kernel),
             )
         )
     account.disagreements = chosen.disagreements

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from piscope.model.descriptor import Vcpu
-from piscope.model.policy import SWITCHES, Policy
+from piscope.model.policy import SWITCHES, vmx_needs_pi_wakeup
 from piscope.verify.account import Reading
 from piscope.verify.allowed import KVMS, OTHERS, By, Kernel, allowed
 from piscope.verify.apic_ids import ApicIds
@@ -90,14 +90,19 @@ def rule_of(case: Case, kernel: Kernel) -> str:
     return rule
 
 
-def source_of(case: Case, policy: Policy) -> str:
+def source_of(case: Case, kernel: Kernel) -> str:
     """The functions that made the rule, and of a put the patch that chose it."""
     functions = "; ".join(_FUNCTIONS[step] for step in case.steps)
     if case.steps[0] != "put":
         return functions
+    if not vmx_needs_pi_wakeup(kernel.platform):
+        return f"{functions}, which returns at once (vmx_needs_pi_wakeup)"
+    policy = kernel.policy
     switch = "sn_on_every_put" if policy.sn_on_every_put else "sn_when_preempted"
     if case.blocking == 1:
         switch = "block_in_put" if policy.block_in_put else "pre_block_checks_if"
+        if case.preempted == 1 and policy.block_in_put:
+            switch = "arm_when_preempted"
     return f"{functions}: {SWITCHES[switch][1]}"
 
 

@@ -112,7 +112,7 @@ def _disagreement(of: Disagreeing, number: int) -> Disagreement:
         before=reading(hits, before, apic_ids),
         after=reading(hits, after, apic_ids),
         rule=rule_of(case, chosen.kernel),
-        source=source_of(case, chosen.policy),
+        source=source_of(case, chosen.kernel),
         events=list(
             _events_around(
                 of.events, int(hits.row[before]), int(hits.row[after]), vcpu.tid

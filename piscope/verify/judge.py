@@ -21,7 +21,10 @@ from piscope.verify.allowed import (
 )
 from piscope.verify.transitions import KVM_NONE, NDST_HERE, NDST_UNREAD, Case
 
-__all__ = ("Answer", "judge")
+__all__ = ("FIELDS", "Answer", "judge")
+
+FIELDS = ("SN", "NV", "NDST", "ON", "PIR")
+"""What is compared, in the order in which it is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Answer:
     """The model's answer to one case.
 
     by        what it needs to agree
-    wrong     the fields that differ from the nearest state allowed; empty: it agrees
+    wrong     the fields that differ from the nearest states allowed; empty: it agrees
     by_trace  the trace decided between answers: the guest's IF at a blocking put
     """
 
@@ -54,8 +57,10 @@ def judge(case: Case, kernel: Kernel) -> Answer:
             if not any(not _differs(case, s) for s in states):
                 continue
         return Answer(by, by_trace=_by_trace(case, kernel))
-    nearest = min((_differs(case, s) for s in states), key=_distance)
-    return Answer(By.NOTHING, tuple(nearest))
+    wrong = [_differs(case, s) for s in states]
+    least = min(map(_distance, wrong))
+    nearest = {field for w in wrong if _distance(w) == least for field in w}
+    return Answer(By.NOTHING, tuple(f for f in FIELDS if f in nearest))
 
 
 def _distance(wrong: list[str]) -> tuple[int, int]:
