@@ -198,6 +198,9 @@ def _update(baseline: Baseline, results: Results) -> int:
     failed = {n: r for n, r in results.items() if isinstance(r, Failed)}
     for _, result in sorted(failed.items()):
         click.echo(f"piscope: error: {result.why}", err=True)
+    if not measured:
+        click.echo(f"{baseline.path}: left as it is: no trace could be analyzed")
+        return EXIT_NOT_ANALYZED
     _write(baseline.path, updated(baseline, measured))
     click.echo(
         f"{baseline.path}: {len(measured):,} traces"

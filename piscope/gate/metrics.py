@@ -108,7 +108,11 @@ METRICS: Mapping[str, Metric] = {
         "ns", True, "put reason", "sum", "time in them by why the vCPU was put"
     ),
     "costs": Metric(
-        "count", True, "cost", "sum", "pir_scans, locked_ops, list_locks of the model"
+        "count",
+        True,
+        "cost",
+        "sum",
+        "what the model counts, as pir_scans or locked_ops",
     ),
     "contradictions": Metric(
         "count", True, "", "sum", "events that contradict the ones before them"
