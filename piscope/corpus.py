@@ -204,6 +204,8 @@ def _listed(path: Path) -> tuple[list[Trace], int]:
             continue
         if argument.startswith("@"):
             raise UsageError("a list within a list", path=path, line=number)
+        if "\0" in argument:
+            raise UsageError("no path has a NUL", path=path, line=number)
         more, others = _expanded(argument, path.parent)
         traces += more
         skipped += others

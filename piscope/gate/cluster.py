@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from piscope.corpus import Trace
@@ -41,30 +42,32 @@ def on_cluster(
     Raises UsageError without the packages, and when no scheduler answers.
     """
     try:
+        dask: Any = importlib.import_module("dask")
         distributed: Any = importlib.import_module("distributed")
     except ImportError:
         raise UsageError(
             "--dask needs the packages dask and distributed: pip install"
             " 'piscope[cluster]'"
         ) from None
-    local = None
-    try:
+    with ExitStack() as stack:
+        # A result lies on its worker; of one that died meanwhile it is made again,
+        # but only when connecting to it has been given up.
+        seconds = {"distributed.comm.timeouts.connect": f"{_CONNECT_S}s"}
+        stack.enter_context(dask.config.set(seconds))
+        cluster: Any = address
         if address == "local":
-            local = distributed.LocalCluster(
-                n_workers=workers, threads_per_worker=1, dashboard_address=None
+            cluster = stack.enter_context(
+                distributed.LocalCluster(
+                    n_workers=workers, threads_per_worker=1, dashboard_address=":0"
+                )
             )
         try:
-            client = distributed.Client(local or address, timeout=_CONNECT_S)
+            client = distributed.Client(cluster, timeout=_CONNECT_S)
         except (OSError, ValueError) as error:
             raise UsageError(f"--dask {address}: no scheduler: {error}") from None
-        try:
-            completed = distributed.as_completed()
-            yield from _run(client, completed, job, traces, options, cache)
-        finally:
-            client.close()
-    finally:
-        if local is not None:
-            local.close()
+        stack.enter_context(client)
+        completed = distributed.as_completed()
+        yield from _run(client, completed, job, traces, options, cache)
 
 
 def _run(
@@ -89,23 +92,36 @@ def _run(
 
     for _ in range(min(_WINDOW, len(traces))):
         submit()
+    suspects: list[Trace] = []
     while running:
         future = next(completed)
         trace = running.pop(future.key)
-        yield trace, _result(future, trace)
+        result = _result(future)
+        if result is None:
+            suspects.append(trace)
+        else:
+            yield trace, result
         future.release()
         submit()
+    # Dask blames every task that a dead worker had, also those that only waited there.
+    # Alone on the cluster, a trace can't die of another.
+    for trace in suspects:
+        future = client.submit(job, trace, options, cache, pure=False)
+        result = _result(future)
+        why = f"{trace.path}: every worker that tried it died (out of memory?)"
+        yield trace, result if result is not None else Failed(why, retry=True)
+        future.release()
 
 
-def _result(future: Any, trace: Trace) -> Measured | Failed:
+def _result(future: Any) -> Measured | Failed | None:
+    """Of a finished task; None where its workers died."""
     from distributed import KilledWorker
     from distributed.client import FutureCancelledError
 
     try:
         result = future.result()
     except KilledWorker:
-        why = f"{trace.path}: every worker that tried it died (out of memory?)"
-        return Failed(why, retry=True)
+        return None
     except FutureCancelledError as error:
         raise PiscopeError(f"the cluster gave up: {error}") from None
     assert isinstance(result, (Measured, Failed))

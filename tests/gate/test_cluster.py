@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,23 +13,34 @@ from piscope.errors import UsageError
 from piscope.gate.measured import Failed, Options
 from piscope.gate.run import run_corpus
 
-pytest.importorskip("distributed")
+distributed = pytest.importorskip("distributed")
 
 OPTIONS = Options(("preempt-only", "suppress-on-put"))
 
 
-def test_a_killed_worker_changes_nothing(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    """The address of a cluster that is there already."""
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=":0"
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+def test_a_killed_worker_changes_nothing(tmp_path: Path, scheduler: str) -> None:
     names = [f"{c}{i}" for i in range(4) for c in "abc"] + ["once"]
     corpus = Corpus(tuple(Trace(n, str(tmp_path / n)) for n in names))
-    results = run_corpus(corpus, OPTIONS, workers=2, dask="local", job=jobs.dies_once)
+    results = run_corpus(corpus, OPTIONS, dask=scheduler, job=jobs.dies_once)
     assert len(list((tmp_path / "once").iterdir())) == 2  # it was killed, and redone
     assert results == {n: jobs.measured(n[0], losses=(1, 2)) for n in names}
 
 
-def test_a_trace_that_kills_each_worker_leaves_the_others(tmp_path: Path) -> None:
+def test_a_trace_that_kills_each_worker_leaves_the_others(
+    tmp_path: Path, scheduler: str
+) -> None:
     names = ["a", "always", "b", "c"]
     corpus = Corpus(tuple(Trace(n, str(tmp_path / n)) for n in names))
-    results = run_corpus(corpus, OPTIONS, workers=2, dask="local", job=jobs.dies_always)
+    results = run_corpus(corpus, OPTIONS, dask=scheduler, job=jobs.dies_always)
     killer = results.pop("always")
     assert isinstance(killer, Failed)
     assert "every worker that tried it died" in killer.why

@@ -58,9 +58,18 @@ def test_a_list_has_any_argument_a_line(folder: Path) -> None:
     )
 
 
-def test_a_list_in_a_list_names_the_line(folder: Path) -> None:
-    (folder / "list").write_text("\n@other\n")
-    with pytest.raises(UsageError, match=r"list, line 2: a list within a list"):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("\n@other\n", r"list, line 2: a list within a list"),
+        ("a.dat\nb\0.dat\n", r"list, line 2: no path has a NUL"),
+        ("\xff*.dat\n", "no trace in"),
+        ("# nothing\n", "no trace in"),
+    ],
+)
+def test_what_is_wrong_with_a_list_is_said(folder: Path, text: str, said: str) -> None:
+    (folder / "list").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UsageError, match=said):
         find_traces([f"@{folder / 'list'}"])
 
 
