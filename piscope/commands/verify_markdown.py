@@ -33,9 +33,11 @@ def account_as_markdown(accounts: Sequence[Account]) -> str:
         f"| {' | '.join(_HEADINGS)} |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- | --- | --- | --- |",
     ]
+    last = [PurePath(a.trace).name for a in accounts]
+    parts = 1 if len(set(last)) == len(last) else 2
     for a in accounts:
         cells = [
-            f"`{_short_name(a.trace)}`",
+            f"`{_short_name(a.trace, parts)}`",
             f"{a.readings:,}",
             f"{a.transitions:,}",
             _agree_with(a, "preempt-only", "needs-pi-wakeup"),
@@ -50,9 +52,9 @@ def account_as_markdown(accounts: Sequence[Account]) -> str:
     return "\n".join(lines)
 
 
-def _short_name(trace: str) -> str:
-    path = PurePath(trace)
-    return "/".join(printable(part) for part in path.parts[-2:]).replace("`", "'")
+def _short_name(trace: str, parts: int) -> str:
+    last = PurePath(trace).parts[-parts:]
+    return "/".join(printable(part) for part in last).replace("`", "'")
 
 
 def _agree_with(account: Account, policy: str, platform: str) -> str:

@@ -165,6 +165,8 @@ def _traced(trace: str, request: Request) -> Traced:
         vcpus, blind = timeline.vcpus, timeline.blind
 
     def vcpu_of(name: str) -> npt.NDArray[np.int32]:
+        if not len(vcpus):
+            return np.full(len(events.rows(name)), -1, np.int32)
         return probed_vcpus(events, vcpus, Probe(name, "", at_return=False))
 
     return Traced(events, vcpus, timeline, blind, vcpu_of, recorded, ctl_first)

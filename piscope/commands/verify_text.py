@@ -14,7 +14,6 @@ Every number is one of `Account`.
 
 from __future__ import annotations
 
-import io
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING
 import click
 
 from piscope import __version__
-from piscope.report.render_layout import Grid, facts, heading, note, remarks
+from piscope.report.render_layout import Grid, as_text, facts, heading, note, remarks
 from piscope.report.render_words import printable
 from piscope.verify.account import Account, CounterLine, Disagreement, Event, Reading
 from piscope.verify.verdict import PLATFORM_WORDS, PROBES_WANTED
@@ -54,20 +53,7 @@ def account_as_text(
     account: Account, width: int = LEAST_COLUMNS, *, color: bool = False
 ) -> str:
     """The whole account, ending with a newline; `width` is taken as 80 to 120."""
-    from rich.console import Console
-
     columns = min(max(width, LEAST_COLUMNS), MOST_COLUMNS)
-    file = io.StringIO()
-    console = Console(
-        file=file,
-        width=columns,
-        force_terminal=color,
-        color_system="auto" if color else None,
-        markup=False,
-        emoji=False,
-        highlight=False,
-        legacy_windows=False,
-    )
     sections = (
         _opening(account),
         _read(account),
@@ -79,12 +65,7 @@ def account_as_text(
         _counters(account, columns),
         _remarks(account),
     )
-    for i, section in enumerate(sections):
-        for j, part in enumerate(section):
-            if i and not j:
-                console.print()
-            console.print(part, style=None)
-    return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
+    return as_text(sections, columns=columns, color=color)
 
 
 def _opening(account: Account) -> Iterator[RenderableType]:
@@ -137,6 +118,7 @@ def _agreement(account: Account, width: int) -> Iterator[RenderableType]:
         return
     platform = PLATFORM_WORDS[account.platform or "needs-pi-wakeup"]
     yield heading(f"What agrees with {account.policy}, where {platform}")
+    yield note(f"{account.policy}: {account.policy_title}.")
     grid = Grid(
         [
             "transition",

@@ -106,6 +106,12 @@ def verify(
             traced, traced.timeline, counted, hits, transitions, known, chosen, recorded
         )
     conclude(account, finding, transitions, recorded)
+    if events.losses:
+        causes = ", ".join(dict.fromkeys(loss.cause for loss in events.losses))
+        account.remarks.append(
+            f"the trace lost events ({causes}): what is missing at places that it does "
+            "not tell may look like a disagreement"
+        )
     if told:
         account.remarks.append(
             f"{told:,} puts: preempted and blocking were not read, but the thread runs "

@@ -167,14 +167,26 @@ def build_transitions(hits: Hits, apic_ids: ApicIds, kvm: KvmPosts) -> Transitio
     case = np.empty(0, np.int64)
     if len(before):
         columns = _columns(hits, apic_ids, posts, before, after)
-        table = np.stack(
-            [columns[name].astype(np.int64) for name in Case._fields], axis=1
-        )
-        distinct, case = np.unique(table, axis=0, return_inverse=True)
-        cases = [Case(*row) for row in distinct.tolist()]
+        number = _numbered(columns)
+        _, first, case = np.unique(number, return_index=True, return_inverse=True)
+        cases = [
+            Case(*(int(columns[name][i]) for name in Case._fields))
+            for i in first.tolist()
+        ]
     return Transitions(
         before, after, case.reshape(-1), cases, posts.possible, posts.number
     )
+
+
+def _numbered(columns: dict[str, Array]) -> npt.NDArray[np.int64]:
+    """One number for each combination of values; there are at most about 2**43."""
+    number = np.zeros(len(columns["begin"]), np.int64)
+    for name in Case._fields:
+        values = columns[name].astype(np.int64)
+        least = int(values.min())
+        number *= int(values.max()) - least + 1
+        number += values - least
+    return number
 
 
 def _pairs(hits: Hits) -> tuple[Array, Array]:

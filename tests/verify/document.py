@@ -1,12 +1,14 @@
-"""docs/verify.md: the table of the lab captures, and the JSON by its docstrings.
+"""docs/verify.md: the table of the captures, and the JSON by its docstrings.
 
 `python tests/verify/document.py` writes it; a test fails where it is not what would
-be written. Without the lab captures beside the checkout the table stays as it is.
+be written.
 """
+# ruff: noqa: E501 - rows of Markdown tables
 
 from __future__ import annotations
 
 import sys
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -19,9 +21,7 @@ from piscope.commands.verify_run import Request, verified  # noqa: E402
 from piscope.verify import account  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "verify.md"
-LAB = ROOT.parent / "shared" / "captures" / "lab"
-
-_BEGIN, _END = "<!-- table -->\n", "<!-- end -->\n"
+SAMPLES = ROOT / "sample_traces"
 
 _INTRODUCTION = """\
 # `piscope verify`
@@ -78,37 +78,46 @@ PIN and PIW are compared where /proc/interrupts was saved before and after
 tables). The least is what the trace proves, the most what it can't exclude: each
 stretch of a vCPU in the host has room for one notification that nothing shows.
 
-## The lab captures
+## The captures of this project
 
 Transitions that agree with each policy where the VM needs PI wakeup, with any where it
 needs none, and what was found. 6.12 has preempt-only, 6.17 suppress-on-put; `noipiv`
 hosts have neither IPI virtualization nor devices. Made by
-`piscope verify --format md` over the captures.
+
+```console
+$ piscope verify --format md sample_traces/proof/*.trace.dat \\
+    sample_traces/vmx-*.trace.dat sample_traces/*.perf.data
+```
+
+without the captures that have no probes, or bare ones.
 
 """
 
 
-def probed() -> list[Path]:
-    """The lab captures whose probes read the descriptor."""
-    found = (*LAB.glob("vmx-*/*.trace.dat"), *LAB.glob("vmx-*/p_rich.perf.data"))
-    return sorted(p for p in found if p.name[:2] not in ("a_", "d_", "e_", "g_"))
+def captures() -> list[Path]:
+    """The project's captures, of Intel hosts."""
+    return [
+        *sorted(SAMPLES.glob("proof/*.trace.dat")),
+        *sorted(SAMPLES.glob("vmx-*.trace.dat")),
+        *sorted(SAMPLES.glob("vmx-*.perf.data")),
+    ]
+
+
+@cache
+def accounts() -> list[account.Account]:
+    """Of the captures whose probes read the descriptor."""
+    found = [verified(str(path), Request()) for path in captures()]
+    return [a for a in found if a.readings]
 
 
 def document() -> str:
     """The whole text."""
     return (
-        f"{_INTRODUCTION}{_BEGIN}{_lab_table()}{_END}\n## The JSON\n\n"
+        f"{_INTRODUCTION}{account_as_markdown(accounts())}\n\n## The JSON\n\n"
         "`--json` prints one Account for one trace, and a list of them for several.\n"
         f"`schema_version` is {account.SCHEMA_VERSION}. Unknown is `null`. Instants are"
         " integers, in nanoseconds\nof the trace's clock.\n\n" + _json()
     )
-
-
-def _lab_table() -> str:
-    if not probed():
-        return DOCUMENT.read_text().split(_BEGIN)[1].split(_END)[0]
-    accounts = [verified(str(path), Request()) for path in probed()]
-    return account_as_markdown(accounts) + "\n"
 
 
 def _json() -> str:

@@ -82,6 +82,16 @@ class LeavesF2(Host):
         super()._put(d, preempted, blocking, if_)
 
 
+class DropsKvmPosts(Host):
+    """KVM says that it posted, and PIR does not have it."""
+
+    def post_kvm(self, d: Desc, vector: int) -> None:
+        pir, on = d.pir, d.on
+        super().post_kvm(d, vector)
+        if self.random.random() < 0.3:
+            d.pir, d.on = pir, on
+
+
 @pytest.mark.parametrize(
     ("kernel", "fields", "kind"),
     [
@@ -89,7 +99,8 @@ class LeavesF2(Host):
         (KeepsNdst, {"NDST"}, "load, another pCPU"),
         (ForgetsPir, {"PIR"}, "load"),
         (NotifiesUnderSn, {"ON"}, "while unloaded"),
-        (LeavesF2, {"SN"}, "put, blocking"),
+        (LeavesF2, {"SN", "NV"}, "put, blocking"),
+        (DropsKvmPosts, {"PIR"}, "while unloaded"),
     ],
 )
 def test_a_defect_is_caught_and_named(
