@@ -15,13 +15,12 @@ Every number is one of `Summary`, or a share or a rate of those.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from piscope.report.render_exposure import exposure_section
 from piscope.report.render_handlers import handler_section
-from piscope.report.render_layout import facts, heading, remarks
+from piscope.report.render_layout import as_text, facts, heading, remarks
 from piscope.report.render_outcomes import cost_section, outcome_section
 from piscope.report.render_removed import removed_section
 from piscope.report.render_trace import trace_section, vcpu_section
@@ -41,34 +40,10 @@ LEAST_COLUMNS, MOST_COLUMNS = 80, 120
 def render(summary: Summary, *, width: int = LEAST_COLUMNS, color: bool = False) -> str:
     """The whole report, ending with a newline, its lines without trailing blanks.
 
-    `width` is taken as 80 to 120 columns. With `color` there are escape sequences for
-    bold and color, which only repeat what the words say; NO_COLOR=1 in the environment
-    takes the color out of them.
+    `width` is taken as 80 to 120 columns; `color` as render_layout.as_text takes it.
     """
-    from rich.console import Console
-    from rich.text import Text
-
     columns = min(max(width, LEAST_COLUMNS), MOST_COLUMNS)
-    file = io.StringIO()
-    console = Console(
-        file=file,
-        width=columns,
-        force_terminal=color,
-        color_system="auto" if color else None,
-        markup=False,
-        emoji=False,
-        highlight=False,
-        legacy_windows=False,
-    )
-    for i, section in enumerate(_sections(summary, columns)):
-        parts = list(section)
-        if i and parts:
-            console.print()
-        for part in parts:
-            console.print(part, style=None)
-    if not file.getvalue():
-        console.print(Text())
-    return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
+    return as_text(_sections(summary, columns), columns=columns, color=color)
 
 
 def _sections(summary: Summary, width: int) -> Iterator[Iterator[RenderableType]]:

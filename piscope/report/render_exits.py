@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,14 @@ from piscope.report.exit_report import (
     Outlier,
 )
 from piscope.report.render import LEAST_COLUMNS, MOST_COLUMNS
-from piscope.report.render_layout import Grid, facts, heading, note, remarks
+from piscope.report.render_layout import (
+    Grid,
+    as_text,
+    facts,
+    heading,
+    note,
+    remarks,
+)
 from piscope.report.render_words import duration_text, printable, share_text
 
 if TYPE_CHECKING:
@@ -33,26 +39,8 @@ def render_exits(
 
     `width` is taken as 80 to 120 columns; `color` as render.render takes it.
     """
-    from rich.console import Console
-
     columns = min(max(width, LEAST_COLUMNS), MOST_COLUMNS)
-    file = io.StringIO()
-    console = Console(
-        file=file,
-        width=columns,
-        force_terminal=color,
-        color_system="auto" if color else None,
-        markup=False,
-        emoji=False,
-        highlight=False,
-        legacy_windows=False,
-    )
-    for i, section in enumerate(_sections(report, columns)):
-        if i:
-            console.print()
-        for part in section:
-            console.print(part)
-    return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
+    return as_text(_sections(report, columns), columns=columns, color=color)
 
 
 def _sections(report: ExitReport, width: int) -> Iterator[Iterator[RenderableType]]:

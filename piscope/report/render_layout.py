@@ -7,6 +7,7 @@ looks like markup stays a name.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from piscope.report.render_words import printable
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ("INDENT", "Grid", "facts", "heading", "note", "remarks")
+__all__ = ("INDENT", "Grid", "as_text", "facts", "heading", "note", "remarks")
 
 INDENT = 2
 _FACT_COLUMNS = 10
@@ -126,3 +127,33 @@ class Grid:
 
         texts = [self.headings[column], *(cells[column] for _, cells, _ in self.rows)]
         return (cell_len(word) for text in texts for word in text.split())
+
+
+def as_text(
+    sections: Iterable[Iterable[RenderableType]], *, columns: int, color: bool
+) -> str:
+    """The sections, an empty line between them, without trailing blanks in any line.
+
+    With `color` there are escape sequences for bold and color, which only repeat what
+    the words say; NO_COLOR=1 in the environment takes the color out of them.
+    """
+    from rich.console import Console
+
+    file = io.StringIO()
+    console = Console(
+        file=file,
+        width=columns,
+        force_terminal=color,
+        color_system="auto" if color else None,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        legacy_windows=False,
+    )
+    for i, section in enumerate(sections):
+        parts = list(section)
+        if i and parts:
+            console.print()
+        for part in parts:
+            console.print(part)
+    return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
