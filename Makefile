@@ -16,7 +16,7 @@ OUT     ?= host.trace.dat
 .PHONY: help demo install tools test lint types bench check sample agreement readme clean
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## Install what is needed and analyze a sample trace.
 	@printf '\n$$ piscope analyze %s\n' '$(SAMPLE)'
