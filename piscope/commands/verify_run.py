@@ -236,6 +236,7 @@ def _unanswered(trace: str, request: Request, error: UnanswerableError) -> Accou
         cuts={},
         transitions=0,
         by_trace=0,
+        by_trace_armed=0,
     )
 
 

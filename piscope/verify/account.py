@@ -218,6 +218,7 @@ class Account:
     kinds           by kind
     by_trace        transitions whose answer depends on what no probe read (the guest's
                     IF), decided by what was seen
+    by_trace_armed  of them: those that armed the wakeup vector
     candidates      each policy and platform
     rivals          policy -> transitions that agree with the verified one and not it
     separating      what would tell candidates apart that fit equally, sentences
@@ -248,6 +249,7 @@ class Account:
     cuts: dict[str, int]
     transitions: int
     by_trace: int
+    by_trace_armed: int
     kinds: list[KindLine] = field(default_factory=list)
     candidates: list[CandidateLine] = field(default_factory=list)
     rivals: dict[str, int] = field(default_factory=dict)

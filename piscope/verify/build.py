@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from piscope.model.descriptor import POSTED_INTR_WAKEUP_VECTOR
 from piscope.model.policy import policy_of_release
 from piscope.tables import Events, Timeline, Vcpus
 from piscope.verify.account import (
@@ -153,6 +154,7 @@ def _opening(
         cuts={why: int(n) for why, n in zip(CUTS, cuts, strict=True) if n},
         transitions=transitions,
         by_trace=0,
+        by_trace_armed=0,
         apic_ids=dict(apic_ids.ndst),
         apic_form=apic_ids.form,
     )
@@ -168,7 +170,10 @@ def _compare(account: Account, transitions: Transitions, chosen: Candidate) -> N
         by = dict.fromkeys(By, 0)
         for number in numbers:
             by[chosen.answers[number].by] += count[number]
-            account.by_trace += count[number] * chosen.answers[number].by_trace
+            if chosen.answers[number].by_trace:
+                account.by_trace += count[number]
+                armed = transitions.cases[number].to_nv == POSTED_INTR_WAKEUP_VECTOR
+                account.by_trace_armed += count[number] * armed
         commonest = transitions.cases[max(numbers, key=lambda n: count[n])]
         total = sum(by.values())
         account.kinds.append(

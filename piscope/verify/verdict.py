@@ -216,7 +216,8 @@ def _remarks(account: Account, finding: Finding, recorded: bool) -> list[str]:
     if account.by_trace:
         remarks.append(
             f"{account.by_trace:,} blocking puts depend on the guest's IF, which no "
-            "probe reads: what was seen decided"
+            f"probe reads: {account.by_trace_armed:,} armed the wakeup vector, as with "
+            f"IF=1, {account.by_trace - account.by_trace_armed:,} did not, as with IF=0"
         )
     between = sum(k.between_reads for k in account.kinds)
     if between:
