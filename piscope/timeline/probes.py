@@ -84,7 +84,7 @@ def probed_vcpus(events: Events, vcpus: Vcpus, probe: Probe) -> npt.NDArray[np.i
     rows = events.rows(probe.event)
     lane = vcpus.of_tid(events.tid[rows])
     value = events.column(probe.event, "vcpu", np.int64)
-    if value is None or not len(rows):
+    if value is None or not len(rows) or not len(vcpus):
         return lane
     known = events.valid(probe.event, "vcpu")
     owner: dict[int, int] = {}
