@@ -256,7 +256,7 @@ def _file_system(url: str) -> tuple[Any, str]:
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         refusal = str(error)
     try:
-        import fsspec  # type: ignore[import-untyped, unused-ignore]
+        import fsspec
 
         other, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
