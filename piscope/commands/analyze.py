@@ -6,6 +6,15 @@ from typing import Literal
 
 import click
 
+from piscope.commands.options import (
+    from_option,
+    ignore_option,
+    to_option,
+    tsc_khz_option,
+    vcpu_option,
+    vm_option,
+    width_option,
+)
 from piscope.model.policy import POLICIES
 
 __all__ = ("analyze",)
@@ -47,48 +56,20 @@ __all__ = ("analyze",)
     help="Which of KVM's posts to replay as a device's: msi, what if the device had"
     " posted each MSI itself; none, what became of the posts as they were.",
 )
-@click.option(
-    "--ignore",
-    multiple=True,
-    metavar="PATTERN",
-    help="As if the trace did not hold these events. Repeatable.",
-)
-@click.option("--vm", "vms", metavar="LIST", help="Only these VMs, by number.")
-@click.option(
-    "--vcpu",
-    "vcpus",
-    multiple=True,
-    metavar="NAME",
-    help="Only this vCPU: its label (vm0/vcpu1), its vcpu_id in any VM (1), or its"
-    " thread (tid:1893). Repeatable.",
-)
+@ignore_option
+@vm_option
+@vcpu_option
 @click.option(
     "--cpu",
     "cpus",
     metavar="LIST",
     help="Only notifications to these pCPUs, as in 0-3,5.",
 )
-@click.option(
-    "--from",
-    "start",
-    metavar="TIME",
-    help="Only from this instant on: seconds of the trace's clock (24006.249294), time"
-    " after its first event (1.5s, 200ms), before its end (-200ms), or 45%.",
-)
-@click.option("--to", "end", metavar="TIME", help="Only before this instant.")
-@click.option(
-    "--tsc-khz",
-    type=click.IntRange(min=1, max=100_000_000),
-    metavar="KHZ",
-    help="Frequency of the TSC, for a trace whose x86-tsc clock is raw.",
-)
+@from_option
+@to_option
+@tsc_khz_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/json.md).")
-@click.option(
-    "--width",
-    type=click.IntRange(min=80),
-    metavar="COLUMNS",
-    help="Width of the report, 80 to 120.  [default: the terminal's, else 80]",
-)
+@width_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 def analyze(
     traces: tuple[str, ...],

@@ -6,6 +6,8 @@ import json
 
 import click
 
+from piscope.commands.options import ignore_option
+
 __all__ = ("check",)
 
 EXIT_CANT_TELL = 3
@@ -22,12 +24,7 @@ EXIT_CANT_TELL = 3
     help="Exit with status 3 unless the trace can answer this question, at least in"
     " part. Repeatable.  [default: timeline]",
 )
-@click.option(
-    "--ignore",
-    multiple=True,
-    metavar="PATTERN",
-    help="As if the trace did not hold these events. Repeatable.",
-)
+@ignore_option
 def check(
     trace: str, as_json_: bool, needs: tuple[str, ...], ignore: tuple[str, ...]
 ) -> int:

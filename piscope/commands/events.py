@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from piscope.commands.options import from_option, ignore_option, to_option
+
 if TYPE_CHECKING:
     from piscope.commands.event_files import Format
 
@@ -37,12 +39,7 @@ __all__ = ("events",)
     help="Only events whose name, or system:name, matches; * and ? as in a shell."
     " Repeatable.",
 )
-@click.option(
-    "--ignore",
-    multiple=True,
-    metavar="PATTERN",
-    help="As if the trace did not hold these events. Repeatable.",
-)
+@ignore_option
 @click.option(
     "--absent",
     multiple=True,
@@ -59,14 +56,8 @@ __all__ = ("events",)
     help="Only what concerns the vCPUs with these ids: events of their threads, that"
     " name the vCPU, and switches and wakeups of the threads.",
 )
-@click.option(
-    "--from",
-    "start",
-    metavar="TIME",
-    help="Only from this instant on: seconds of the trace's clock (24006.249294), time"
-    " after its first event (1.5s, 200ms), before its end (-200ms), or 45%.",
-)
-@click.option("--to", "end", metavar="TIME", help="Only before this instant.")
+@from_option
+@to_option
 @click.option(
     "-n", "--limit", type=click.IntRange(min=0), metavar="N", help="The first N events."
 )

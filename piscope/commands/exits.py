@@ -6,6 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from piscope.commands.options import (
+    from_option,
+    ignore_option,
+    to_option,
+    tsc_khz_option,
+    vcpu_option,
+    vm_option,
+    width_option,
+)
+
 if TYPE_CHECKING:
     from piscope.report.summarize_exits import Sort
 
@@ -36,42 +46,14 @@ __all__ = ("exits",)
     metavar="N",
     help="How many exits to list that took longest against their reason's median.",
 )
-@click.option("--vm", "vms", metavar="LIST", help="Only these VMs, by number.")
-@click.option(
-    "--vcpu",
-    "vcpus",
-    multiple=True,
-    metavar="NAME",
-    help="Only this vCPU: its label (vm0/vcpu1), its vcpu_id in any VM (1), or its"
-    " thread (tid:1893). Repeatable.",
-)
-@click.option(
-    "--ignore",
-    multiple=True,
-    metavar="PATTERN",
-    help="As if the trace did not hold these events. Repeatable.",
-)
-@click.option(
-    "--from",
-    "start",
-    metavar="TIME",
-    help="Only from this instant on: seconds of the trace's clock (24006.249294), time"
-    " after its first event (1.5s, 200ms), before its end (-200ms), or 45%.",
-)
-@click.option("--to", "end", metavar="TIME", help="Only before this instant.")
-@click.option(
-    "--tsc-khz",
-    type=click.IntRange(min=1, max=100_000_000),
-    metavar="KHZ",
-    help="Frequency of the TSC, for a trace whose x86-tsc clock is raw.",
-)
+@vm_option
+@vcpu_option
+@ignore_option
+@from_option
+@to_option
+@tsc_khz_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "--width",
-    type=click.IntRange(min=80),
-    metavar="COLUMNS",
-    help="Width of the report, 80 to 120.  [default: the terminal's, else 80]",
-)
+@width_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 def exits(
     trace: str,

@@ -6,6 +6,7 @@ from typing import Literal, cast
 
 import click
 
+from piscope.commands.options import ignore_option, tsc_khz_option
 from piscope.model.policy import POLICIES
 
 __all__ = ("report",)
@@ -36,18 +37,8 @@ __all__ = ("report",)
     show_default=True,
     help="Which of KVM's posts to replay as a device's, as in `piscope analyze`.",
 )
-@click.option(
-    "--ignore",
-    multiple=True,
-    metavar="PATTERN",
-    help="As if the trace did not hold these events. Repeatable.",
-)
-@click.option(
-    "--tsc-khz",
-    type=click.IntRange(min=1, max=100_000_000),
-    metavar="KHZ",
-    help="Frequency of the TSC, for a trace whose x86-tsc clock is raw.",
-)
+@ignore_option
+@tsc_khz_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 def report(
     trace: str,

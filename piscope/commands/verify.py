@@ -6,6 +6,7 @@ from typing import Literal
 
 import click
 
+from piscope.commands.options import tsc_khz_option
 from piscope.model.policy import POLICIES
 
 __all__ = ("verify",)
@@ -59,12 +60,7 @@ __all__ = ("verify",)
     metavar="N",
     help="How many disagreements to list one by one.",
 )
-@click.option(
-    "--tsc-khz",
-    type=click.IntRange(min=1, max=100_000_000),
-    metavar="KHZ",
-    help="Frequency of the TSC, for a trace whose x86-tsc clock is raw.",
-)
+@tsc_khz_option
 @click.option(
     "--format",
     "form",

@@ -1,0 +1,64 @@
+"""Options that several commands have, each written once.
+
+They say the same everywhere: what a trace is narrowed to, and how it is printed.
+"""
+
+from __future__ import annotations
+
+import click
+
+__all__ = (
+    "from_option",
+    "ignore_option",
+    "to_option",
+    "tsc_khz_option",
+    "vcpu_option",
+    "vm_option",
+    "width_option",
+)
+
+vm_option = click.option(
+    "--vm", "vms", metavar="LIST", help="Only these VMs, by number."
+)
+
+vcpu_option = click.option(
+    "--vcpu",
+    "vcpus",
+    multiple=True,
+    metavar="NAME",
+    help="Only this vCPU: its label (vm0/vcpu1), its vcpu_id in any VM (1), or its"
+    " thread (tid:1893). Repeatable.",
+)
+
+ignore_option = click.option(
+    "--ignore",
+    multiple=True,
+    metavar="PATTERN",
+    help="As if the trace did not hold these events. Repeatable.",
+)
+
+from_option = click.option(
+    "--from",
+    "start",
+    metavar="TIME",
+    help="Only from this instant on: seconds of the trace's clock (24006.249294), time"
+    " after its first event (1.5s, 200ms), before its end (-200ms), or 45%.",
+)
+
+to_option = click.option(
+    "--to", "end", metavar="TIME", help="Only before this instant."
+)
+
+tsc_khz_option = click.option(
+    "--tsc-khz",
+    type=click.IntRange(min=1, max=100_000_000),
+    metavar="KHZ",
+    help="Frequency of the TSC, for a trace whose x86-tsc clock is raw.",
+)
+
+width_option = click.option(
+    "--width",
+    type=click.IntRange(min=80),
+    metavar="COLUMNS",
+    help="Width of the report, 80 to 120.  [default: the terminal's, else 80]",
+)
