@@ -9,10 +9,10 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import click
 import numpy as np
@@ -25,6 +25,7 @@ from piscope.commands.platform_option import parse_exit_reasons, parse_platform
 from piscope.commands.progress import Progress
 from piscope.commands.selection import parse_numbers
 from piscope.commands.survey import Survey, survey
+from piscope.commands.watched import WatchedSource
 from piscope.errors import PiscopeError, UsageError
 from piscope.replay.fastpath import DEFAULT_FASTPATH
 from piscope.replay.stimuli import Posted
@@ -34,7 +35,7 @@ from piscope.report.render_words import printable
 from piscope.report.selection import Selection
 from piscope.report.summarize import summarize
 from piscope.report.summary import Summary
-from piscope.sources.raw import RawChunk, Source, Wanted
+from piscope.sources.raw import Source
 from piscope.tables import Kind, Timeline
 
 __all__ = ("Request", "analyze_all", "timeline_unknown")
@@ -186,7 +187,7 @@ def _analyzed(
         progress = _Stages(span_ns, quiet=not with_bar)
         stack.enter_context(progress)
         analysis = pipeline.analyze(
-            cast(Source, _Watched(source, progress)),
+            cast(Source, WatchedSource(source, progress)),
             policies=tuple(dict.fromkeys(request.policies))
             or pipeline.DEFAULT_POLICIES,
             posted=request.posted,
@@ -224,20 +225,6 @@ class _Stages(Progress):
         self._shown_s = time.monotonic()
         self._stream.write(f"\r\x1b[K{self._done:,} events, {stage}")
         self._stream.flush()
-
-
-class _Watched:
-    """A source whose chunks move a progress bar."""
-
-    def __init__(self, source: Source, progress: Progress) -> None:
-        self._source = source
-        self._progress = progress
-
-    def chunks(self, wanted: Wanted) -> Iterator[RawChunk]:
-        return self._progress.over(self._source.chunks(wanted))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._source, name)
 
 
 def _print_report(summary: Summary, width: int | None, *, first: bool) -> None:
