@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 from hypothesis import settings
 
@@ -84,3 +85,10 @@ def public_captures() -> Path:
     if not (CAPTURES / "public").is_dir():
         pytest.skip("no public captures beside this checkout")
     return CAPTURES / "public"
+
+
+# CI draws the same examples each time, so that a run says something of the change and
+# not of the draw; a developer's runs keep looking for new ones.
+hypothesis.settings.register_profile("ci", derandomize=True, database=None)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
