@@ -8,6 +8,9 @@ for other schemes.
 
 A trace's name is what results are compared by, so it doesn't depend on where a corpus
 lies: the path below its directory, or below the part of a glob without wildcards.
+
+A URL may end in options of its file system, as pyarrow writes them:
+`s3://bucket/night?region=eu-west-1`. So a `?` followed by `name=` is no wildcard there.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import fnmatch
 import glob
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -216,10 +220,11 @@ def _remote(url: str) -> tuple[list[Trace], int]:
     """A directory or a glob of a remote file system, or one file of it."""
     from pyarrow import fs
 
-    pattern = any(c in url for c in _WILDCARDS)
-    scheme, _, rest = url.partition("://")
+    address, options = _url_options(url)
+    pattern = any(c in address for c in _WILDCARDS)
+    scheme, _, rest = address.partition("://")
     top = f"{scheme}://{_fixed_part(rest) if pattern else rest}"
-    system, root = _file_system(top)
+    system, root = _file_system(top + options)
     try:
         info = system.get_file_info(root)
         if info.type == fs.FileType.File:
@@ -237,12 +242,18 @@ def _remote(url: str) -> tuple[list[Trace], int]:
         name = entry.path[len(root) :].lstrip("/")
         if wanted is not None:
             if fnmatch.fnmatchcase(name, wanted):
-                traces.append(Trace(name, f"{top.rstrip('/')}/{name}"))
+                traces.append(Trace(name, f"{top.rstrip('/')}/{name}{options}"))
         elif _is_trace_name(entry.base_name):
-            traces.append(Trace(name, f"{top.rstrip('/')}/{name}"))
+            traces.append(Trace(name, f"{top.rstrip('/')}/{name}{options}"))
         else:
             skipped += 1
     return traces, skipped
+
+
+def _url_options(url: str) -> tuple[str, str]:
+    """A URL without the options at its end, and these: `?region=eu-west-1`, or ``."""
+    options = re.search(r"\?\w+=[^?]*$", url)
+    return (url[: options.start()], options.group()) if options else (url, "")
 
 
 def _file_system(url: str) -> tuple[Any, str]:

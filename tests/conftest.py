@@ -65,7 +65,7 @@ def tool() -> Callable[[str], str]:
     return find
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def samples() -> Path:
     """The folder of the traces that come with the project."""
     return SAMPLES
