@@ -11,10 +11,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from piscope.outcomes import Hit, PolicyResult
+from piscope.outcomes import Findings, Hit, PolicyResult
 from piscope.tables import Events, Timeline
 
-__all__ = ("UNLOADED", "Analyzed")
+__all__ = ("UNLOADED", "Analyzed", "removed_by")
 
 UNLOADED = (Hit.UNLOADED_HOST, Hit.WRONG_VCPU)
 """Outcomes of a notification that was sent while its vCPU was not loaded."""
@@ -32,6 +32,8 @@ class _Captured(Protocol):
 class _Stimuli(Protocol):
     @property
     def vcpu(self) -> npt.NDArray[np.int32]: ...
+    @property
+    def ts_ns(self) -> npt.NDArray[np.int64]: ...
     @property
     def post(self) -> npt.NDArray[np.int64]: ...
     @property
@@ -68,3 +70,14 @@ class Analyzed(Protocol):
     @property
     def results(self) -> Mapping[str, PolicyResult]:
         """The policies' results by name."""
+
+
+def removed_by(
+    before: Findings, after: Findings, *hits: Hit
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """bool[n] twice: findings with one of these outcomes under `before` that have none
+    of them under `after`, for sure and maybe. Both are of the same stimuli.
+    """
+    surely = before.surely(*hits) & ~after.maybe(*hits)
+    maybe = before.maybe(*hits) & ~after.surely(*hits)
+    return surely, maybe

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from piscope.outcomes import Hit
-from piscope.report.analyzed import UNLOADED, Analyzed
+from piscope.report.analyzed import UNLOADED, Analyzed, removed_by
 from piscope.report.selection import Selection
 from piscope.report.summary import Bounds, Group, Removed, WindowLine
 from piscope.sources.raw import Array
@@ -33,8 +33,7 @@ def summarize_removed(
     mine &= selection.of_cpus(before.cpu)
 
     def bounds(*hits: Hit, where: Array) -> Bounds:
-        surely = before.surely(*hits) & ~after.maybe(*hits)
-        maybe = before.maybe(*hits) & ~after.surely(*hits)
+        surely, maybe = removed_by(before, after, *hits)
         return Bounds(int((surely & where).sum()), int((maybe & where).sum()))
 
     def groups(keys: Array, name: Callable[[int], str]) -> list[Group]:

@@ -80,10 +80,13 @@ class Scene:
     def lose(self, cpu: int | None, start_ns: int | None, end_ns: int | None) -> None:
         self.losses.append(Loss("missed-events", cpu, start_ns, end_ns, 1))
 
-    def events(self) -> Events:
+    def source(self) -> FakeSource:
         source = _Flagged(self.rows, losses=self.losses, **self.info)
         source.flags = self.flags
-        return collect(source, Wanted(analysis_fields()))
+        return source
+
+    def events(self) -> Events:
+        return collect(self.source(), Wanted(analysis_fields()))
 
     def timeline(self) -> Timeline:
         return build_timeline(self.events())
