@@ -1,4 +1,4 @@
-"""The parts of README.md that are generated: `make readme` writes them anew.
+"""The parts of README.md and docs/ that are generated: `make readme` makes them anew.
 
     <!-- options: events -->            the options of a command, as a table
     ...
@@ -37,6 +37,7 @@ from piscope.cli import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
 
 _BLOCK = re.compile(
     r"(?P<start><!-- (?P<kind>options|output|markdown|figures): "
@@ -99,8 +100,8 @@ def command_named(words: Sequence[str]) -> tuple[click.Command | None, list[str]
 def options_table(name: str) -> str:
     """A command's options as a Markdown table; a group's commands, each with its."""
     command, left = command_named(name.split())
-    assert command is not None, f"README: no command {name!r}"
-    assert not left, f"README: {name!r} is not a command"
+    assert command is not None, f"no command {name!r}"
+    assert not left, f"{name!r} is not a command"
     context = click.Context(command, info_name=f"piscope {name}")
     if isinstance(command, click.Group):
         tables = []
@@ -127,7 +128,7 @@ def options_table(name: str) -> str:
 def printed(command: str) -> str:
     """What a command line prints on stdout; a pattern of files is expanded."""
     words = shlex.split(command)
-    assert words[0] == "piscope", f"README: {command!r} is not of piscope"
+    assert words[0] == "piscope", f"{command!r} is not of piscope"
     files = [
         name
         for word in words[1:]
@@ -145,9 +146,10 @@ def printed(command: str) -> str:
         text=True,
         check=False,
     )
-    assert done.returncode in (0, 1, 3), f"README: {command}: {done.stderr}"
+    assert done.returncode in (0, 1, 3), f"{command}: {done.stderr}"
     return done.stdout
 
 
 if __name__ == "__main__":
-    README.write_text(regenerated(README.read_text()))
+    for page in PAGES:
+        page.write_text(regenerated(page.read_text()))

@@ -1,10 +1,11 @@
-"""The README says what is true: its commands exist, its outputs are today's."""
+"""README.md and docs/ say what is true: commands exist, outputs are today's."""
 
 from __future__ import annotations
 
 import click
 import pytest
 from readme_blocks import (
+    PAGES,
     README,
     blocks,
     command_named,
@@ -14,11 +15,12 @@ from readme_blocks import (
 
 from piscope.cli import COMMANDS
 
-TEXT = README.read_text()
-BLOCKS = list(blocks(TEXT))
+TEXTS = {page.name: page.read_text() for page in PAGES}
+BLOCKS = [(page, *block) for page, text in TEXTS.items() for block in blocks(text)]
+CONSOLE = [words for text in TEXTS.values() for words in console_commands(text)]
 
 
-@pytest.mark.parametrize("words", list(console_commands(TEXT)), ids=" ".join)
+@pytest.mark.parametrize("words", CONSOLE, ids=" ".join)
 def test_console_commands_exist(words: list[str]) -> None:
     command, options = command_named(words)
     assert command is not None, f"no command {' '.join(words)!r}"
@@ -37,18 +39,25 @@ def test_console_commands_exist(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "what", "body"), BLOCKS, ids=[f"{k}: {w}" for k, w, _ in BLOCKS]
+    ("page", "kind", "what", "body"),
+    BLOCKS,
+    ids=[f"{page} {kind}: {what}" for page, kind, what, _ in BLOCKS],
 )
-def test_generated_blocks_are_current(kind: str, what: str, body: str) -> None:
-    assert body == made(kind, what), "run `make readme`"
+def test_generated_blocks_are_current(
+    page: str, kind: str, what: str, body: str
+) -> None:
+    assert body == made(kind, what), f"{page}: run `make readme`"
 
 
 def test_every_command_has_its_options_in_the_readme() -> None:
-    shown = {what for kind, what, _ in BLOCKS if kind == "options"}
+    text = TEXTS[README.name]
+    shown = {what for kind, what, _ in blocks(text) if kind == "options"}
     assert shown == set(COMMANDS)
 
 
-def test_blocks_are_closed() -> None:
+@pytest.mark.parametrize("page", TEXTS)
+def test_blocks_are_closed(page: str) -> None:
     kinds = ("options", "output", "markdown", "figures")
-    assert sum(TEXT.count(f"<!-- {kind}:") for kind in kinds) == len(BLOCKS)
-    assert TEXT.count("<!-- end -->") == len(BLOCKS)
+    found = len(list(blocks(TEXTS[page])))
+    assert sum(TEXTS[page].count(f"<!-- {kind}:") for kind in kinds) == found
+    assert TEXTS[page].count("<!-- end -->") == found
