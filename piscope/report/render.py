@@ -31,7 +31,7 @@ from piscope.report.summary import Summary
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ("LEAST_COLUMNS", "MOST_COLUMNS", "render")
+__all__ = ("LEAST_COLUMNS", "MOST_COLUMNS", "render", "sections")
 
 LEAST_COLUMNS, MOST_COLUMNS = 80, 120
 """Narrower terminals wrap; in wider ones the eye would lose the line."""
@@ -43,20 +43,24 @@ def render(summary: Summary, *, width: int = LEAST_COLUMNS, color: bool = False)
     `width` is taken as 80 to 120 columns; `color` as render_layout.as_text takes it.
     """
     columns = min(max(width, LEAST_COLUMNS), MOST_COLUMNS)
-    return as_text(_sections(summary, columns), columns=columns, color=color)
+    parts = (part for _, part in sections(summary, columns))
+    return as_text(parts, columns=columns, color=color)
 
 
-def _sections(summary: Summary, width: int) -> Iterator[Iterator[RenderableType]]:
-    yield _opening(summary)
-    yield trace_section(summary)
-    yield vcpu_section(summary, width)
+def sections(
+    summary: Summary, width: int
+) -> Iterator[tuple[str, Iterator[RenderableType]]]:
+    """The report's sections by name, each as the shapes of `render_layout`."""
+    yield "opening", _opening(summary)
+    yield "trace", trace_section(summary)
+    yield "vcpus", vcpu_section(summary, width)
     if summary.policies:
-        yield outcome_section(summary, width)
-        yield removed_section(summary, width)
-        yield handler_section(summary, width)
-        yield exposure_section(summary, width)
-        yield cost_section(summary, width)
-    yield _gaps(summary)
+        yield "outcomes", outcome_section(summary, width)
+        yield "removed", removed_section(summary, width)
+        yield "handlers", handler_section(summary, width)
+        yield "exposure", exposure_section(summary, width)
+        yield "costs", cost_section(summary, width)
+    yield "gaps", _gaps(summary)
 
 
 def _opening(summary: Summary) -> Iterator[RenderableType]:

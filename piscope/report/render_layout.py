@@ -1,8 +1,9 @@
 """The few shapes that a report is made of: headings, facts, tables, remarks.
 
-Everything is laid out by rich within a width, and never cut off: what is too long for
-its column is folded. Cells are `Text`, which rich takes literally: a thread whose name
-looks like markup stays a name.
+Each is a value that says what is in it; rich lays it out as text within a width, and
+never cuts it off: what is too long for its column is folded. Cells become `Text`, which
+rich takes literally: a thread whose name looks like markup stays a name. Other
+renderings (HTML) read the same values.
 """
 
 from __future__ import annotations
@@ -17,7 +18,20 @@ from piscope.report.render_words import printable
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ("INDENT", "Grid", "as_text", "facts", "heading", "note", "remarks")
+__all__ = (
+    "INDENT",
+    "Facts",
+    "Grid",
+    "Heading",
+    "Note",
+    "Remarks",
+    "Sheet",
+    "as_text",
+    "facts",
+    "heading",
+    "note",
+    "remarks",
+)
 
 INDENT = 2
 _FACT_COLUMNS = 10
@@ -25,45 +39,93 @@ _GAP = 2
 _LEAST_LABEL = 18  # columns that a table's first column may be folded to
 
 
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """The title of a section."""
+
+    text: str
+
+    def __rich__(self) -> RenderableType:
+        from rich.text import Text
+
+        return Text(self.text, style="bold")
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A paragraph of a section; an empty one is an empty line."""
+
+    text: str
+    style: str = ""
+
+    def __rich__(self) -> RenderableType:
+        from rich.padding import Padding
+        from rich.text import Text
+
+        text = Text(printable(self.text), style=self.style)
+        return Padding(text, (0, 0, 0, INDENT))
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Labels with their texts, the texts one under the other.
+
+    A row without a label goes on with the texts of the one above.
+    """
+
+    rows: tuple[tuple[str, str], ...]
+    style: str = ""
+
+    def __rich__(self) -> RenderableType:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, _GAP, 0, 0), pad_edge=False)
+        table.add_column(width=_FACT_COLUMNS + INDENT, no_wrap=True)
+        table.add_column(overflow="fold")
+        for label, text in self.rows:
+            table.add_row(
+                Text(f"{'':{INDENT}}{label}"), Text(printable(text), style=self.style)
+            )
+        return table
+
+
+@dataclass(frozen=True, slots=True)
+class Remarks:
+    """A list of sentences, each behind a dash."""
+
+    texts: tuple[str, ...]
+
+    def __rich__(self) -> RenderableType:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 1, 0, 0), pad_edge=False)
+        table.add_column(width=INDENT + 1, no_wrap=True)
+        table.add_column(overflow="fold")
+        for text in self.texts:
+            table.add_row(Text(f"{'':{INDENT}}-"), Text(printable(text)))
+        return table
+
+
 def heading(text: str) -> RenderableType:
     """The title of a section."""
-    from rich.text import Text
-
-    return Text(text, style="bold")
+    return Heading(text)
 
 
 def note(text: str, style: str = "") -> RenderableType:
     """A paragraph of a section."""
-    from rich.padding import Padding
-    from rich.text import Text
-
-    return Padding(Text(printable(text), style=style), (0, 0, 0, INDENT))
+    return Note(text, style)
 
 
 def facts(rows: Iterable[tuple[str, str]], style: str = "") -> RenderableType:
     """Labels with their texts, the texts one under the other."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table.grid(padding=(0, _GAP, 0, 0), pad_edge=False)
-    table.add_column(width=_FACT_COLUMNS + INDENT, no_wrap=True)
-    table.add_column(overflow="fold")
-    for label, text in rows:
-        table.add_row(Text(f"{'':{INDENT}}{label}"), Text(printable(text), style=style))
-    return table
+    return Facts(tuple(rows), style)
 
 
 def remarks(texts: Iterable[str]) -> RenderableType:
     """A list of sentences, each behind a dash."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table.grid(padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column(width=INDENT + 1, no_wrap=True)
-    table.add_column(overflow="fold")
-    for text in texts:
-        table.add_row(Text(f"{'':{INDENT}}-"), Text(printable(text)))
-    return table
+    return Remarks(tuple(texts))
 
 
 @dataclass(slots=True)
@@ -85,8 +147,12 @@ class Grid:
         self.rows.append((depth, [printable(cell) for cell in cells], style))
 
     def render(self, width: int) -> RenderableType:
-        """The table within `width` columns: with narrower gaps if it has to be, and
-        then with ranges folded at their blanks.
+        """The table within `width` columns."""
+        return Sheet(self, width)
+
+    def laid_out(self, width: int) -> RenderableType:
+        """The table as rich draws it: with narrower gaps if it has to be, and then with
+        ranges folded at their blanks.
         """
         from rich.padding import Padding
         from rich.table import Table
@@ -127,6 +193,17 @@ class Grid:
 
         texts = [self.headings[column], *(cells[column] for _, cells, _ in self.rows)]
         return (cell_len(word) for text in texts for word in text.split())
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A grid, and the width that it is to keep to as text."""
+
+    grid: Grid
+    width: int
+
+    def __rich__(self) -> RenderableType:
+        return self.grid.laid_out(self.width)
 
 
 def as_text(
