@@ -38,7 +38,7 @@ from piscope.report.summary import Summary
 from piscope.sources.raw import Source
 from piscope.tables import Kind, Timeline
 
-__all__ = ("Request", "analyze_all", "timeline_unknown")
+__all__ = ("Request", "analysis_of", "analyze_all", "timeline_unknown")
 
 EXIT_NOT_ANALYZED = 2
 EXIT_CANT_TELL = 3
@@ -160,6 +160,27 @@ def timeline_unknown(timeline: Timeline, labels: Collection[str]) -> bool:
 def _analyzed(
     trace: str, request: Request, selection: Selection, *, quiet: bool
 ) -> tuple[Summary, Timeline]:
+    analysis, _ = analysis_of(trace, request, quiet=quiet)
+    summary = summarize(analysis, selection)
+    for name, text in (("from", request.start), ("to", request.end)):
+        if text is not None:
+            summary.narrowed[name] = text
+    for name, text in (
+        ("fastpath", request.fastpath),
+        ("platform", ", ".join(request.platform)),
+    ):
+        if text:
+            summary.question.replayed_with[name] = text
+    return summary, analysis.timeline
+
+
+def analysis_of(
+    trace: str, request: Request, *, quiet: bool, whole: bool = False
+) -> tuple[pipeline.Analysis, tuple[int | None, int | None]]:
+    """One trace's analysis, and the instants of `start` and `end`; None: open.
+
+    The events before and behind those instants are not read; with `whole` they are.
+    """
     moments = [
         parse_moment(text) if text is not None else None
         for text in (request.start, request.end)
@@ -178,11 +199,13 @@ def _analyzed(
             m.resolve(first_ns, last_ns, counts=counts) if m is not None else None
             for m in moments
         )
+        narrowed_ns = (None, None) if whole else (start_ns, end_ns)
         span_ns = None
         if first_ns is not None and last_ns is not None:
+            least_ns, most_ns = narrowed_ns
             span_ns = (
-                first_ns if start_ns is None else max(start_ns, first_ns),
-                last_ns if end_ns is None else min(end_ns, last_ns),
+                first_ns if least_ns is None else max(least_ns, first_ns),
+                last_ns if most_ns is None else min(most_ns, last_ns),
             )
         progress = _Stages(span_ns, quiet=not with_bar)
         stack.enter_context(progress)
@@ -198,22 +221,12 @@ def _analyzed(
             ),
             platform=parse_platform(request.platform),
             ignore=request.ignore,
-            start_ns=start_ns,
-            end_ns=end_ns,
+            start_ns=narrowed_ns[0],
+            end_ns=narrowed_ns[1],
             tsc_khz=request.tsc_khz,
             progress=progress.begin,
         )
-        summary = summarize(analysis, selection)
-    for name, text in (("from", request.start), ("to", request.end)):
-        if text is not None:
-            summary.narrowed[name] = text
-    for name, text in (
-        ("fastpath", request.fastpath),
-        ("platform", ", ".join(request.platform)),
-    ):
-        if text:
-            summary.question.replayed_with[name] = text
-    return summary, analysis.timeline
+    return analysis, (start_ns, end_ns)
 
 
 class _Stages(Progress):
