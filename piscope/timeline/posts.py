@@ -212,37 +212,62 @@ def _targets(
     n = len(accepts.rows)
     vcpu = np.full(n, -1, np.int32)
     certain = np.ones(n, np.bool_)
-    shared: dict[int, list[int]] = {}
+    shared: list[tuple[int, list[int]]] = []
+    # of those accepts: index into `shared`
+    which = np.full(n, -1, np.int64)
     for vcpu_id in np.unique(accepts.apicid).tolist():
         candidates = vcpus.candidates(vcpu_id)
         if len(candidates) == 1:
             vcpu[accepts.apicid == vcpu_id] = candidates[0]
         elif candidates:
-            shared[vcpu_id] = candidates
-    open_ = np.flatnonzero(np.isin(accepts.apicid, list(shared)))
+            which[accepts.apicid == vcpu_id] = len(shared)
+            shared.append((vcpu_id, candidates))
+    open_ = np.flatnonzero(which >= 0)
     if not len(open_):
         return vcpu, certain
-    irq = (events.flags[accepts.rows] & _ANY_IRQ) != 0
-    poster = vcpus.of_tid(events.tid[accepts.rows])
-    woken = _woken(events, vcpus, accepts, started)
-    learned: dict[tuple[int, int], set[int]] = {}
-    for i in open_.tolist():
-        vcpu_id = int(accepts.apicid[i])
-        candidates = shared[vcpu_id]
-        by_vm = _same_vm(vcpus, int(poster[i]), candidates) if not irq[i] else None
-        if by_vm is not None:
-            vcpu[i] = by_vm
-        elif woken[i] in candidates:
-            vcpu[i] = woken[i]
-        if vcpu[i] >= 0:
-            tid = int(events.tid[accepts.rows[i]])
-            learned.setdefault((tid, vcpu_id), set()).add(int(vcpu[i]))
-    for i in open_.tolist():
-        tid, vcpu_id = int(events.tid[accepts.rows[i]]), int(accepts.apicid[i])
-        known = learned.get((tid, vcpu_id), set())
-        if vcpu[i] < 0 and not irq[i] and len(known) == 1:
-            vcpu[i], certain[i] = next(iter(known)), False
+    which = which[open_]
+    tid = events.tid[accepts.rows[open_]]
+    irq = (events.flags[accepts.rows[open_]] & _ANY_IRQ) != 0
+    woken = _woken(events, vcpus, accepts, started)[open_]
+    is_candidate = np.zeros((len(vcpus), len(shared)), np.bool_)
+    for i, (_, candidates) in enumerate(shared):
+        is_candidate[candidates, i] = True
+
+    found = np.where(irq, -1, _within_vm(vcpus, vcpus.of_tid(tid), which, shared))
+    meant = (found < 0) & (woken >= 0)
+    meant[meant] = is_candidate[woken[meant], which[meant]]
+    found[meant] = woken[meant]
+
+    context = tid.astype(np.int64) * len(shared) + which
+    told = np.flatnonzero(found >= 0)
+    asking = np.flatnonzero((found < 0) & ~irq)
+    if len(told) and len(asking):
+        known, at = np.unique(context[told], return_inverse=True)
+        least = np.full(len(known), len(vcpus), np.int64)
+        most = np.full(len(known), -1, np.int64)
+        np.minimum.at(least, at, found[told])
+        np.maximum.at(most, at, found[told])
+        at = np.minimum(np.searchsorted(known, context[asking]), len(known) - 1)
+        again = (known[at] == context[asking]) & (least[at] == most[at])
+        found[asking[again]] = least[at[again]]
+        certain[open_[asking[again]]] = False
+    vcpu[open_] = found
     return vcpu, certain
+
+
+def _within_vm(
+    vcpus: Vcpus, poster: Array, which: Array, shared: list[tuple[int, list[int]]]
+) -> npt.NDArray[np.int64]:
+    """The candidate in the VM of the vCPU that posts, for each accept: or -1."""
+    pairs, of = np.unique(
+        poster.astype(np.int64) * len(shared) + which, return_inverse=True
+    )
+    found = []
+    for pair in pairs.tolist():
+        posting, asked = divmod(pair, len(shared))
+        same = _same_vm(vcpus, posting, shared[asked][1])
+        found.append(-1 if same is None else same)
+    return np.array(found, np.int64)[of]
 
 
 def _same_vm(vcpus: Vcpus, poster: int, candidates: list[int]) -> int | None:
