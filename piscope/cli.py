@@ -80,6 +80,10 @@ COMMANDS: dict[str, LazyCommand] = {
         "piscope.commands.schema:schema",
         "Document the tables that `piscope report` writes, or one TABLE of them.",
     ),
+    "timeline": LazyCommand(
+        "piscope.commands.timeline:timeline",
+        "Draw what each vCPU did, and what notifications to it hit.",
+    ),
     "verify": LazyCommand(
         "piscope.commands.verify:verify",
         "Hold the model against what probes read of the descriptors.",

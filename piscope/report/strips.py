@@ -31,6 +31,7 @@ __all__ = (
     "covered_ns",
     "marks",
     "strips",
+    "strips_between",
 )
 
 _CHUNK = 1 << 20  # intervals at a time, which bounds the memory that is needed
@@ -57,6 +58,15 @@ class Strips:
     def columns(self) -> int:
         """How many columns there are."""
         return len(self.edges_ns) - 1
+
+    def part(self, first: int, last: int) -> Strips:
+        """The columns from `first` up to `last`, without that one."""
+        return Strips(
+            self.vcpus,
+            self.edges_ns[first : last + 1],
+            self.time_ns[:, first:last],
+            self.uncertain_ns[:, first:last],
+        )
 
     def shares(self) -> npt.NDArray[np.float64]:
         """float64[v, columns, len(Kind)]: `time_ns` as shares of each column's width.
@@ -108,8 +118,18 @@ def strips(
 
     Raises ValueError as `column_edges` does.
     """
+    return strips_between(
+        timeline, column_edges(start_ns, end_ns, columns), vcpus=vcpus
+    )
+
+
+def strips_between(
+    timeline: Timeline, edges_ns: Array, *, vcpus: Array | None = None
+) -> Strips:
+    """The same for columns of any width: `edges_ns` are ascending, two at least."""
     i = timeline.intervals
-    edges = column_edges(start_ns, end_ns, columns)
+    edges = np.asarray(edges_ns, np.int64)
+    start_ns, end_ns, columns = int(edges[0]), int(edges[-1]), len(edges) - 1
     which = np.arange(len(timeline.vcpus)) if vcpus is None else vcpus
     time_ns = np.zeros((len(which), columns, len(Kind)), np.int64)
     uncertain_ns = np.zeros((len(which), columns), np.int64)
@@ -204,6 +224,11 @@ class Marks:
     certain: npt.NDArray[np.int64]
     possible: npt.NDArray[np.int64]
     undated: npt.NDArray[np.int64]
+
+    def part(self, first: int, last: int) -> Marks:
+        """The columns from `first` up to `last`, without that one."""
+        at = slice(first, last)
+        return Marks(self.certain[:, at], self.possible[:, at], self.undated[:, at])
 
 
 def marks(
