@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from piscope import schema
 from piscope.model.letters import Letter
+from piscope.origins import Evidence, Origin, Target
 from piscope.outcomes import Hit, PolicyResult, Row
 from piscope.pipeline import Analysis
 from piscope.schema import KERNEL_FIELDS, TABLES, arrow_schema
@@ -205,7 +206,13 @@ def _posts(rows: Posts) -> dict[str, Any]:
     return {
         **_same_names(rows, "ts_ns", "at", "row", "vcpu_id", "vector", "msi"),
         **_same_names(rows, "unicast", "cpu", "tid", "posted", "certain"),
+        **_same_names(rows, "cause", "postable"),
         "post": np.arange(len(rows)),
+        "origin": _named(rows.origin, Origin),
+        "evidence": _named(rows.evidence, Evidence),
+        "target_by": _named(rows.target_by, Target),
+        "host_irq": _known(rows.host_irq),
+        "device": _coded(rows.device, rows.devices, rows.device < 0),
         "vcpu": _known(rows.vcpu),
     }
 

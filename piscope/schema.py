@@ -214,6 +214,20 @@ POSTS = Table(
         Column("tid", "int32", "thread in whose context"),
         Column("posted", "bool", "through PIR; false: into IRR, APICv was off"),
         Column("certain", "bool", "false: the target was learned from other posts"),
+        Column("origin", "name", "who posted (origins.Origin)"),
+        Column("evidence", "name", "what tells the origin (origins.Evidence)"),
+        _row("cause", "event at which hardware would have posted"),
+        Column(
+            "postable", "bool", "hardware could have: a unicast MSI, or such an IPI"
+        ),
+        Column("host_irq", "int32", "of the vfio interrupt; null: none", nullable=True),
+        Column(
+            "device",
+            "name",
+            "the host interrupt's name; null: in no handler",
+            nullable=True,
+        ),
+        Column("target_by", "name", "what tells the target (origins.Target)"),
     ),
 )
 STIMULI = Table(

@@ -292,7 +292,17 @@ class Posts:
     cpu, tid   int32[n]  where, and in which thread's context
     posted     bool[n]   it went through PIR; False: accepted into the local APIC's
                          IRR because APICv was off for that vCPU
-    certain    bool[n]   False: the target was learned from other posts of the thread
+    certain    bool[n]   False: the target was learned from other posts
+    origin     uint8[n]  origins.Origin: who posted
+    evidence   uint8[n]  origins.Evidence: what tells that
+    cause      int64[n]  the row of EVENTS at which hardware would have posted: the host
+                         interrupt, the sender's VM-exit, else `at`
+    postable   bool[n]   hardware could have posted it: an MSI with one destination, or
+                         an IPI that IPI virtualization takes
+    host_irq   int32[n]  of a vfio interrupt, -1: none
+    device     int32[n]  index into `devices`: the interrupt's name, -1: none
+    devices    names of interrupts
+    target_by  uint8[n]  origins.Target: what tells the target
     """
 
     ts_ns: npt.NDArray[np.int64]
@@ -307,6 +317,14 @@ class Posts:
     tid: npt.NDArray[np.int32]
     posted: npt.NDArray[np.bool_]
     certain: npt.NDArray[np.bool_]
+    origin: npt.NDArray[np.uint8]
+    evidence: npt.NDArray[np.uint8]
+    cause: npt.NDArray[np.int64]
+    postable: npt.NDArray[np.bool_]
+    host_irq: npt.NDArray[np.int32]
+    device: npt.NDArray[np.int32]
+    devices: list[str]
+    target_by: npt.NDArray[np.uint8]
 
     def __len__(self) -> int:
         return len(self.ts_ns)

@@ -26,6 +26,7 @@ SHARED = {
     "piscope",  # __version__
     "piscope.errors",
     "piscope.events.vmx_exits",  # numbers and names of the kernel, nothing else
+    "piscope.origins",
     "piscope.outcomes",
     "piscope.schema",
     "piscope.sources.raw",

@@ -98,6 +98,10 @@ CATALOG: tuple[Tracepoint, ...] = (
     Tracepoint("kvm", "kvm_apic_ipi", ("icr_low", "dest_id"), ("origin",)),
     Tracepoint("kvm", "kvm_apic", ("rw", "reg", "val"), ()),
     Tracepoint("kvm", "kvm_msr", ("write", "ecx", "data"), ()),
+    Tracepoint("kvm", "kvm_hypercall", ("nr",), ()),
+    Tracepoint("kvm", "kvm_hv_send_ipi", (), ()),
+    Tracepoint("kvm", "kvm_hv_send_ipi_ex", (), ()),
+    Tracepoint("kvm", "kvm_async_pf_ready", (), ()),
     Tracepoint("kvm", "kvm_pio", (), ()),
     Tracepoint("kvm", "kvm_mmio", (), ()),
     Tracepoint("kvm", "kvm_page_fault", (), ()),
@@ -120,7 +124,7 @@ CATALOG: tuple[Tracepoint, ...] = (
     ),
     Tracepoint("kvm", "kvm_halt_poll_ns", ("vcpu_id",), ()),
     Tracepoint("kvm", "kvm_set_irq", ("gsi", "level"), ("origin",)),
-    Tracepoint("kvm", "kvm_ioapic_set_irq", (), ("origin",)),
+    Tracepoint("kvm", "kvm_ioapic_set_irq", ("e", "vector"), ("origin",)),
     # --- include/trace/events/sched.h
     Tracepoint(
         "sched",
@@ -134,6 +138,15 @@ CATALOG: tuple[Tracepoint, ...] = (
     # --- include/trace/events/irq.h
     Tracepoint("irq", "irq_handler_entry", ("irq", "name"), ("origin",)),
     Tracepoint("irq", "irq_handler_exit", ("irq",), ("origin",)),
+    # --- arch/x86/include/asm/trace/irq_vectors.h
+    Tracepoint("irq_vectors", "local_timer_entry", (), ("origin",)),
+    Tracepoint("irq_vectors", "local_timer_exit", (), ("origin",)),
+    # --- include/trace/events/timer.h; nothing that local_timer_entry does not tell
+    Tracepoint("timer", "hrtimer_expire_entry", (), ()),
+    Tracepoint("timer", "hrtimer_expire_exit", (), ()),
+    # --- include/trace/events/workqueue.h: who queued what a kworker does
+    Tracepoint("workqueue", "workqueue_queue_work", ("work",), ()),
+    Tracepoint("workqueue", "workqueue_execute_start", ("work",), ()),
     # --- include/trace/events/syscalls.h (generated)
     Tracepoint("syscalls", "sys_enter_ioctl", ("cmd",), ("userspace",)),
     Tracepoint("syscalls", "sys_exit_ioctl", ("ret",), ("userspace",)),

@@ -67,7 +67,7 @@ def build_timeline(events: Events) -> Timeline:
         intervals=tile(vcpus, lanes, life, act, span_ns, userspace_visible),
         windows=windows,
         acts=_acts(lanes, act),
-        posts=find_posts(events, vcpus),
+        posts=find_posts(events, vcpus, windows, used),
         span_ns=span_ns,
         probes=tuple(p.event for p in used),
         userspace_visible=userspace_visible,
