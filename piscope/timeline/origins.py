@@ -16,7 +16,9 @@ Source: drivers/vfio/pci/vfio_pci_intrs.c (vfio_msihandler), virt/kvm/eventfd.c
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -164,31 +166,63 @@ def _decide_threads(
     result: Decided,
 ) -> None:
     """Posts of threads that are no vCPU's, by what the thread is."""
-    info = events.info
     open_ = (result.evidence == Evidence.NONE) & (found.poster < 0)
-    tid = events.tid[handlers.who]
+    tids, which = np.unique(events.tid[handlers.who], return_inverse=True)
     vm_tgids = {v.tgid for v in vcpus.rows if v.tgid is not None}
-    irqs_off = ((events.flags[accepts.rows] & IRQS_OFF) != 0) & info.events_flags
-    for thread in np.unique(tid[open_]).tolist():
-        mine = open_ & (tid == thread)
-        comm = info.comms.get(thread, "")
-        if comm.startswith("vhost-"):
-            result.decide(mine, Origin.VHOST, Evidence.VHOST_THREAD)
-        elif comm.startswith("kworker/"):
-            result.decide(mine & handlers.work, Origin.IRQFD, Evidence.IRQFD_INJECT)
-            result.decide(mine, Origin.IRQFD, Evidence.KWORKER)
-        elif comm.startswith("kvm-pit/"):
-            result.decide(mine, Origin.EMULATED, Evidence.PIT_THREAD)
-        elif thread == 0 or _KERNEL.match(comm) or not comm:
-            continue
-        elif vm_tgids and info.tgids.get(thread, -1) not in {-1, *vm_tgids}:
-            result.decide(mine, Origin.VHOST, Evidence.OTHER_PROCESS)
-        else:
-            by_msi = mine & found.msi
-            result.decide(by_msi & irqs_off, Origin.EMULATED, Evidence.EVENTFD)
-            result.decide(by_msi, Origin.EMULATED, Evidence.MSI)
-            result.decide(mine & found.line, Origin.EMULATED, Evidence.IRQ_LINE)
-            result.decide(mine, Origin.EMULATED, Evidence.USER_THREAD)
+    kinds = [_kind(events, tid, vm_tgids) for tid in tids.tolist()]
+    kind = np.array(kinds, np.uint8)[which.reshape(-1)]
+
+    def decide(what: _Thread, also: Array | bool, evidence: Evidence) -> None:
+        result.decide(open_ & (kind == what) & also, _POSTER[what], evidence)
+
+    irqs_off = (events.flags[accepts.rows] & IRQS_OFF) != 0
+    irqs_off &= events.info.events_flags
+    decide(_Thread.VHOST, True, Evidence.VHOST_THREAD)
+    decide(_Thread.OTHER_PROCESS, True, Evidence.OTHER_PROCESS)
+    decide(_Thread.KWORKER, handlers.work, Evidence.IRQFD_INJECT)
+    decide(_Thread.KWORKER, True, Evidence.KWORKER)
+    decide(_Thread.PIT, True, Evidence.PIT_THREAD)
+    decide(_Thread.VMM, found.msi & irqs_off, Evidence.EVENTFD)
+    decide(_Thread.VMM, found.msi, Evidence.MSI)
+    decide(_Thread.VMM, found.line, Evidence.IRQ_LINE)
+    decide(_Thread.VMM, True, Evidence.USER_THREAD)
+
+
+class _Thread(IntEnum):
+    """What a thread that is no vCPU's is."""
+
+    UNKNOWN = 0
+    VHOST = 1
+    OTHER_PROCESS = 2
+    KWORKER = 3
+    PIT = 4
+    VMM = 5
+
+
+_POSTER = {
+    _Thread.VHOST: Origin.VHOST,
+    _Thread.OTHER_PROCESS: Origin.VHOST,
+    _Thread.KWORKER: Origin.IRQFD,
+    _Thread.PIT: Origin.EMULATED,
+    _Thread.VMM: Origin.EMULATED,
+}
+
+
+def _kind(events: Events, tid: int, vm_tgids: Set[int]) -> _Thread:
+    comm = events.info.comms.get(tid, "")
+    for prefix, kind in (
+        ("vhost-", _Thread.VHOST),
+        ("kworker/", _Thread.KWORKER),
+        ("kvm-pit/", _Thread.PIT),
+    ):
+        if comm.startswith(prefix):
+            return kind
+    if tid == 0 or not comm or _KERNEL.match(comm):
+        return _Thread.UNKNOWN
+    tgid = events.info.tgids.get(tid)
+    if vm_tgids and tgid is not None and tgid not in vm_tgids:
+        return _Thread.OTHER_PROCESS
+    return _Thread.VMM
 
 
 def _mark_postable(
@@ -254,11 +288,9 @@ def _queued_by(
         return who, work
     i = last_before(contexts(events, who), who, contexts(events, starts), starts)
     comms = events.info.comms
-    is_kworker = {
-        tid: comms.get(tid, "").startswith("kworker/")
-        for tid in np.unique(events.tid[who]).tolist()
-    }
-    in_kworker = np.array([is_kworker[tid] for tid in events.tid[who].tolist()])
+    tids, which = np.unique(events.tid[who], return_inverse=True)
+    named = [comms.get(tid, "").startswith("kworker/") for tid in tids.tolist()]
+    in_kworker = np.array(named, np.bool_)[which.reshape(-1)]
     at = np.flatnonzero((i >= 0) & in_kworker)
     at = at[~over_between(events, starts[i[at]], who[at])]
     work[at] = True

@@ -180,6 +180,12 @@ class _Search:
     def by_elimination(self, shared: dict[int, list[int]], probes: list[Probe]) -> None:
         """All other candidates lack what the post would have done to them."""
         load = probe_columns(self.events, probes, "load", at_return=False)
+        # of sched_wakeup alone only if nothing better is there
+        at_once = self.events.has("sched_waking")
+        name = "sched_waking" if at_once else "sched_wakeup"
+        rows, target = wakings(self.events, self.vcpus, (name,))
+        order = np.argsort(target, kind="stable")
+        ends = np.searchsorted(target[order], np.arange(len(self.vcpus) + 1))
         for vcpu_id, candidates in shared.items():
             at = np.flatnonzero((self.accepts.apicid == vcpu_id) & (self.vcpu < 0))
             if not len(at):
@@ -190,7 +196,8 @@ class _Search:
                 window = self._window_of(candidate, at)
                 if load is not None and load.pir is not None:
                     no_pir[i] = self._lacks_bit(window, at, load.rows, load.pir)
-                slept[i] = self._slept_on(candidate, window, at)
+                own = rows[order[ends[candidate] : ends[candidate + 1]]]
+                slept[i] = self._slept_on(own, window, at, at_once=at_once)
             for out, by in (
                 (no_pir, Target.PIR),
                 (no_pir | slept, Target.ELIMINATION),
@@ -202,11 +209,11 @@ class _Search:
     def _window_of(self, vcpu: int, at: Array) -> Array:
         """The window of that vCPU that holds the whole of each post, or -1."""
         w = self.windows
-        own = np.flatnonzero(w.vcpu == vcpu)
-        if not len(own):
+        begin, end = np.searchsorted(w.vcpu, (vcpu, vcpu + 1))
+        if begin == end:
             return np.full(len(at), -1, np.int64)
-        i = np.searchsorted(w.put_row[own], self.started[at], side="left") - 1
-        found = own[np.maximum(i, 0)]
+        i = np.searchsorted(w.put_row[begin:end], self.started[at], side="left") - 1
+        found = begin + np.maximum(i, 0)
         whole = (i >= 0) & (self.accepts.rows[at] < w.end_row[found])
         return np.where(whole, found, -1)
 
@@ -224,31 +231,25 @@ class _Search:
         result &= (load_row >= 0) & (rows[i] == load_row)
         return result
 
-    def _slept_on(self, vcpu: int, window: Array, at: Array) -> npt.NDArray[np.bool_]:
+    def _slept_on(
+        self, wakings: Array, window: Array, at: Array, *, at_once: bool
+    ) -> npt.NDArray[np.bool_]:
         """It was blocked, and nothing woke it that this post could have caused.
 
         ON is 0 in a halt until something wakes the vCPU, so that a post by KVM does.
-        sched_waking is traced by who wakes; of sched_wakeup alone, one by another
+        sched_waking is traced by who wakes (`at_once`); of sched_wakeup, one by another
         thread or by a timer is another's, since it may come late from another pCPU.
         """
         events, w = self.events, self.windows
         result = np.zeros(len(at), np.bool_)
-        if not len(w):
+        if not len(w) or not len(wakings):
             return result
         blocked = (window >= 0) & (w.reason[window] == PutReason.BLOCKING)
         blocked &= w.certain[window] & (w.nv_put[window] != _F2)
-        at_once = events.has("sched_waking")
-        rows, target = wakings(
-            events, self.vcpus, ("sched_waking" if at_once else "sched_wakeup",)
-        )
-        rows = rows[target == vcpu]
-        if not len(rows):
-            return result
-        i = np.searchsorted(rows, w.put_row[window], side="right")
-        first = rows[np.minimum(i, len(rows) - 1)]
-        later: npt.NDArray[np.bool_] = (
-            blocked & (i < len(rows)) & (first > self.accepts.rows[at])
-        )
+        i = np.searchsorted(wakings, w.put_row[window], side="right")
+        first = wakings[np.minimum(i, len(wakings) - 1)]
+        later: npt.NDArray[np.bool_] = first > self.accepts.rows[at]
+        later &= blocked & (i < len(wakings))
         if at_once:
             return later
         some = np.flatnonzero(later)
@@ -274,11 +275,9 @@ class _Search:
         vms = _Vms(self.vcpus)
         meant: dict[int, set[int]] = {}
         known = np.flatnonzero((actor >= 0) & (self.vcpu >= 0))
-        pairs = np.unique(
-            np.stack([actor[known], self.vcpu[known].astype(np.int64)]), axis=1
-        )
-        for who, vcpu in pairs.T.tolist():
-            meant.setdefault(who, set()).add(vcpu)
+        n = len(self.vcpus)
+        for pair in np.unique(actor[known] * n + self.vcpu[known]).tolist():
+            meant.setdefault(pair // n, set()).add(pair % n)
         for who, members in meant.items():
             own = int(self.vcpus.of_tid(np.array([who % _DEVICE], np.int32))[0])
             if who < _DEVICE and own >= 0:
@@ -294,14 +293,15 @@ class _Search:
     def _pairs(self, key: Array, which: Array) -> Iterator[tuple[int, int, Array]]:
         """Each (key, vcpu_id) of the posts, and those that have it."""
         at = np.flatnonzero(which)
-        pairs, inverse = np.unique(
-            np.stack([key[at].astype(np.int64), self.accepts.apicid[at]]),
-            axis=1,
-            return_inverse=True,
-        )
-        inverse = inverse.reshape(-1)
-        for i, (value, vcpu_id) in enumerate(pairs.T.tolist()):
-            yield value, vcpu_id, at[inverse == i]
+        if not len(at):
+            return
+        span = int(self.accepts.apicid.max()) + 1
+        both = key[at].astype(np.int64) * span + self.accepts.apicid[at]
+        order = np.argsort(both, kind="stable")
+        both, at = both[order], at[order]
+        firsts = np.flatnonzero(np.diff(both, prepend=both[0] - 1))
+        for some in np.split(at, firsts[1:]):
+            yield int(key[some[0]]), int(self.accepts.apicid[some[0]]), some
 
 
 class _Vms:
