@@ -69,6 +69,12 @@ __all__ = ("analyze",)
 @to_option
 @tsc_khz_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/json.md).")
+@click.option(
+    "--html",
+    metavar="FILE",
+    help="Also write a page with charts and the vCPUs' timeline, in one file that needs"
+    " no network (needs piscope[html]). For one TRACE.",
+)
 @width_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 def analyze(
@@ -85,6 +91,7 @@ def analyze(
     end: str | None,
     tsc_khz: int | None,
     as_json: bool,
+    html: str | None,
     width: int | None,
     quiet: bool,
 ) -> int:
@@ -111,4 +118,6 @@ def analyze(
         end=end,
         tsc_khz=tsc_khz,
     )
-    return analyze_all(traces, request, as_json_=as_json, width=width, quiet=quiet)
+    return analyze_all(
+        traces, request, as_json_=as_json, html=html, width=width, quiet=quiet
+    )

@@ -27,8 +27,10 @@ from piscope.commands.selection import parse_numbers
 from piscope.commands.survey import Survey, survey
 from piscope.commands.watched import WatchedSource
 from piscope.errors import PiscopeError, UsageError
+from piscope.output import replacing
 from piscope.replay.fastpath import DEFAULT_FASTPATH
 from piscope.replay.stimuli import Posted
+from piscope.report.html import render_html, require_extra
 from piscope.report.json_form import as_json
 from piscope.report.render import LEAST_COLUMNS, render
 from piscope.report.render_words import printable
@@ -82,10 +84,13 @@ def analyze_all(
     request: Request,
     *,
     as_json_: bool = False,
+    html: str | None = None,
     width: int | None = None,
     quiet: bool = False,
 ) -> int:
     """Print the report of each trace, or all as one JSON value, and give the status.
+
+    `html` is a file to write a page to as well, of the only trace.
 
     Of several traces one that fails costs a line on stderr and leaves the others.
     JSON is an object for one trace and a list for several, without those that failed.
@@ -109,11 +114,18 @@ def analyze_all(
             raise UsageError(
                 "--fastpath is for the policy more-fastpath: add --policy more-fastpath"
             )
+    if html is not None:
+        if len(traces) > 1:
+            raise UsageError(f"--html is for one trace, not for {len(traces)}")
+        require_extra()
     summaries: list[Summary] = []
     failed = unknown = False
     for trace in traces:
         try:
-            summary, timeline = _analyzed(trace, request, selection, quiet=quiet)
+            summary, analysis = _analyzed(trace, request, selection, quiet=quiet)
+            if html is not None:
+                with replacing(html) as file:
+                    file.write(render_html(analysis, summary, selection).encode())
         except (PiscopeError, OSError, MemoryError) as error:
             if len(traces) == 1 or isinstance(error, BrokenPipeError):
                 raise
@@ -124,7 +136,7 @@ def analyze_all(
             _print_report(summary, width, first=not summaries)
         summaries.append(summary)
         labels = {vcpu.label for vcpu in summary.vcpus}
-        unknown |= timeline_unknown(timeline, labels)
+        unknown |= timeline_unknown(analysis.timeline, labels)
     if as_json_:
         values = [as_json(summary) for summary in summaries]
         value = values if len(traces) > 1 else values[0]
@@ -159,7 +171,7 @@ def timeline_unknown(timeline: Timeline, labels: Collection[str]) -> bool:
 
 def _analyzed(
     trace: str, request: Request, selection: Selection, *, quiet: bool
-) -> tuple[Summary, Timeline]:
+) -> tuple[Summary, pipeline.Analysis]:
     analysis, _ = analysis_of(trace, request, quiet=quiet)
     summary = summarize(analysis, selection)
     for name, text in (("from", request.start), ("to", request.end)):
@@ -171,7 +183,7 @@ def _analyzed(
     ):
         if text:
             summary.question.replayed_with[name] = text
-    return summary, analysis.timeline
+    return summary, analysis
 
 
 def analysis_of(
