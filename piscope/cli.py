@@ -64,6 +64,10 @@ COMMANDS: dict[str, LazyCommand] = {
         "piscope.commands.exits:exits",
         "Count VM-exits by reason, time them, and tell each vCPU's budget.",
     ),
+    "explain": LazyCommand(
+        "piscope.commands.explain:explain",
+        "Tell the story of one notification: events, descriptor, and why.",
+    ),
     "gate": LazyCommand(
         "piscope.commands.gate:gate",
         "Hold the traces of a corpus to the limits of a baseline.",

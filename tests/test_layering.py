@@ -133,6 +133,15 @@ def test_the_gate_knows_reports_and_no_stage(module: Path) -> None:
         ), f"{_name(module)} imports {imported}"
 
 
+def test_stories_are_told_of_an_analysis_and_not_of_bytes(module: Path) -> None:
+    if not _name(module).startswith("piscope.explain"):
+        return
+    for imported in _imports(module):
+        if imported in SHARED | ON_THE_WAY:
+            continue
+        assert _stage(imported) not in {"sources", "events", "timeline"}, imported
+
+
 def test_contracts_import_only_contracts() -> None:
     for path in MODULES:
         if _name(path) not in SHARED:

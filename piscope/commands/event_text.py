@@ -21,7 +21,14 @@ import numpy.typing as npt
 
 from piscope.sources.raw import Array, Payload, RawChunk, Source
 
-__all__ = ("comm_of", "json_fields", "json_lines", "seconds_text", "text_lines")
+__all__ = (
+    "comm_of",
+    "json_fields",
+    "json_lines",
+    "seconds_text",
+    "text_fields",
+    "text_lines",
+)
 
 _UNKNOWN_COMM = "<...>"  # what the kernel prints for a thread whose name it lost
 
@@ -44,7 +51,7 @@ def text_lines(chunk: RawChunk, source: Source) -> Iterator[str]:
     Times are seconds with the digits that the trace has, or counts where the clock
     does not count nanoseconds; unsigned 64-bit fields are hexadecimal.
     """
-    bodies = _bodies(chunk, _text_body)
+    bodies = _bodies(chunk, text_fields)
     names = [name for _, name in source.events]
     who = _Cache(
         lambda tid: (
@@ -107,7 +114,8 @@ def json_fields(payload: Payload) -> list[str]:
     return [f"{{{row}}}" for row in _rows(columns, len(payload.rows), ",")]
 
 
-def _text_body(payload: Payload) -> list[str]:
+def text_fields(payload: Payload) -> list[str]:
+    """The fields of each row of a payload as text, a blank before each."""
     columns = [
         (f" {_printable(name)}=", payload.valid.get(name), _text_values(values))
         for name, values in payload.columns.items()

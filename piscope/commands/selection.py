@@ -126,6 +126,7 @@ def kept(chunk: RawChunk, mask: npt.NDArray[np.bool_]) -> RawChunk:
         event=chunk.event[mask],
         payload=payload,
         watermark_ns=chunk.watermark_ns,
+        place=None if chunk.place is None else chunk.place[mask],
     )
 
 

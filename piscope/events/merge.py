@@ -88,6 +88,11 @@ def joined(chunks: Sequence[RawChunk]) -> RawChunk:
         flags=in_order(column("flags", np.uint8)),
         event=in_order(column("event", np.uint16)),
         payload=_joined_payloads(chunks, place),
+        place=(
+            in_order(column("place", np.int64))
+            if chunks and all(c.place is not None for c in chunks)
+            else None
+        ),
     )
 
 
@@ -191,4 +196,5 @@ def _cut(chunk: RawChunk, start: int, stop: int) -> RawChunk:
         flags=chunk.flags[rows],
         event=chunk.event[rows],
         payload=payload,
+        place=None if chunk.place is None else chunk.place[rows],
     )

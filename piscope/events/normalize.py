@@ -16,7 +16,7 @@ from piscope.events.merge import merged
 from piscope.sources.raw import Array, Source, Wanted
 from piscope.tables import Events
 
-__all__ = ("collect",)
+__all__ = ("collect", "cycles_to_ns")
 
 
 def collect(source: Source, wanted: Wanted, tsc_khz: int | None = None) -> Events:
@@ -45,7 +45,7 @@ def collect(source: Source, wanted: Wanted, tsc_khz: int | None = None) -> Event
         counts=dict(source.counts),
     )
     if tsc_khz is not None and events.info.ts_unit == "cycles":
-        events.ts_ns = _cycles_to_ns(events.ts_ns, tsc_khz)
+        events.ts_ns = cycles_to_ns(events.ts_ns, tsc_khz)
         events.losses = [
             replace(
                 loss,
@@ -58,7 +58,8 @@ def collect(source: Source, wanted: Wanted, tsc_khz: int | None = None) -> Event
     return events
 
 
-def _cycles_to_ns(cycles: Array, tsc_khz: int) -> Array:
+def cycles_to_ns(cycles: Array, tsc_khz: int) -> Array:
+    """Counts of a TSC of that frequency as ns, rounded down, int64[n]."""
     # ns = cycles * 10**6 / kHz; the product alone would not fit 64 bits
     whole, rest = np.divmod(cycles, tsc_khz)
     result: Array = whole * 1_000_000 + rest * 1_000_000 // tsc_khz

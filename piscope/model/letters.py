@@ -37,7 +37,7 @@ from piscope.model.posting import (
     vmx_sync_pir_to_irr,
 )
 
-__all__ = ("MAYBE", "Folded", "Letter", "Outcome", "apply", "fold")
+__all__ = ("MAYBE", "Folded", "Letter", "Outcome", "apply", "fold", "moves_ndst")
 
 
 class Letter(IntEnum):
@@ -226,6 +226,12 @@ def apply(
         return _post(vcpu, letter)
     step = _step(vcpu, letter, policy, platform)
     return None if step is None else (fold(step.vcpu), _outcome(step))
+
+
+def moves_ndst(state: Folded, policy: Policy, platform: Platform) -> bool:
+    """Whether a load on another pCPU makes NDST name that one; False: it stays."""
+    step = _step(_unfold(state), Letter.LOAD_OTHER, policy, platform)
+    return step is not None and step.vcpu.pi.ndst == _OTHER_CPU
 
 
 def _observe(state: Folded, on: bool, pir: bool) -> Folded:

@@ -123,6 +123,7 @@ def _info(source: TextBytes, judged: Judgement) -> TraceInfo:
         host_cpus=judged.host_cpus,
         command=judged.command,
         events_flags=judged.has_flags,
+        places="line",
     )
     notes = info.notes
     if ticks:

@@ -103,7 +103,7 @@ class PerfDataSource:
             side.take(window, samples)
             limit_ns = schedule.limit_ns(window, samples, order.held)
             if samples is not None and len(samples):
-                order.add(*self._rows(window, samples, selection, tally))
+                order.add(*self._rows(window, samples, selection, tally, wanted))
             if limit_ns is not None:
                 yield from order.flush(limit_ns)
         yield from order.flush(None)
@@ -123,7 +123,12 @@ class PerfDataSource:
 
     # The columns of a RawChunk, and the payload, of some samples.
     def _rows(
-        self, window: Window, samples: Samples, selection: Selection, tally: Tally
+        self,
+        window: Window,
+        samples: Samples,
+        selection: Selection,
+        tally: Tally,
+        wanted: Wanted,
     ) -> tuple[dict[str, npt.NDArray[Any]], dict[int, Payload]]:
         tid, flags = self._reader.tasks(window, samples, tally)
         columns: dict[str, npt.NDArray[Any]] = {
@@ -134,6 +139,8 @@ class PerfDataSource:
             "flags": flags,
             "event": samples.event,
         }
+        if wanted.places:
+            columns["place"] = self._places(window, samples)
         payload: dict[int, Payload] = {}
         by_event = np.argsort(samples.event, kind="stable")
         counts = np.bincount(samples.event, minlength=len(self.events))
@@ -152,6 +159,12 @@ class PerfDataSource:
                 names=names,
             )
         return columns, payload
+
+    # Compressed samples, and those of a directory's files, are at no byte of the input.
+    def _places(self, window: Window, samples: Samples) -> npt.NDArray[np.int64]:
+        if window.position is None or len(self._extents) > 1:
+            return np.full(len(samples), -1, np.int64)
+        return samples.start + window.position
 
     def _require_answerable(self) -> None:
         header, path = self._header, self.info.path

@@ -129,6 +129,7 @@ class TraceInfo:
     is_guest        the file says that it was recorded inside a guest
     command         the record command line, where the file tells
     notes           remarks for people, each one clause
+    places          what a RawChunk.place is the byte of; "line": its seq is a line
     events_flags    False where the records carry no irq flags (perf without RAW, some
                     texts); then RawChunk.flags is 0 and means nothing
     """
@@ -150,6 +151,7 @@ class TraceInfo:
     is_guest: bool = False
     command: str | None = None
     buffers: tuple[str, ...] = ()
+    places: Literal["record", "chunk", "line"] = "record"
     events_flags: bool = True
     notes: list[str] = field(default_factory=list)
 
@@ -167,6 +169,7 @@ class Wanted:
               not counted either
     cpus      only these pCPUs, None: all
     start_ns, end_ns   only start_ns <= ts < end_ns, None: open
+    places  also tell where in the file each event is (RawChunk.place)
     """
 
     fields: Mapping[str, tuple[str, ...] | None]
@@ -175,6 +178,7 @@ class Wanted:
     cpus: frozenset[int] | None = None
     start_ns: int | None = None
     end_ns: int | None = None
+    places: bool = False
 
     def ignored(self, system: str, name: str) -> bool:
         """Whether the event is to be treated as absent."""
@@ -229,6 +233,9 @@ class RawChunk:
     event    uint16[n] index into Source.events
     payload  index into Source.events -> decoded fields; only events of Wanted.fields
     watermark_ns  no later chunk holds an event before this instant; None: unknown
+    place    int64[n]  byte of the file at which the record lies, or the compressed
+                       chunk that holds it (TraceInfo.places); -1: not told. None: not
+                       asked for, or a text, where `seq` is the line
     """
 
     ts_ns: npt.NDArray[np.int64]
@@ -239,6 +246,7 @@ class RawChunk:
     event: npt.NDArray[np.uint16]
     payload: dict[int, Payload]
     watermark_ns: int | None = None
+    place: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.ts_ns)

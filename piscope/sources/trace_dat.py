@@ -128,6 +128,7 @@ class TraceDatSource:
             comms=metadata.comms,
             is_guest=options.shift is not None,
             buffers=tuple(buffer.name for buffer in metadata.buffers),
+            places="chunk" if metadata.compressor != "none" else "record",
             notes=list(metadata.notes),
         )
         words = (options.uname or "").split()

@@ -17,6 +17,7 @@ from piscope.sources.event_format import ByteOrder, Decoder, PageLayout
 from piscope.sources.loss_log import LossLog
 from piscope.sources.raw import EventFormat, Loss, RawChunk, Wanted
 from piscope.sources.trace_dat_batches import Lane, batches, watermark_ns
+from piscope.sources.trace_dat_lanes import ChunkedPages
 from piscope.sources.trace_dat_located import Located, locate
 from piscope.sources.trace_dat_losses import note_page_losses
 from piscope.sources.trace_dat_time_order import (
@@ -252,4 +253,18 @@ class Pass:
                 chunk.payload[index] = decoder.payload(
                     data, at.take(own), length.take(own), own, layout, names=names
                 )
+        if self._wanted.places:
+            chunk.place = self._places(located, page, at)
         return chunk
+
+    # Compressed sub-buffers are at no byte of their own, only their chunk is.
+    def _places(
+        self, located: Located, page: npt.NDArray[np.int32], at: Index
+    ) -> Index:
+        batch = located.batch
+        chunked = np.repeat(
+            [isinstance(p.lane.pages, ChunkedPages) for p in batch.parts],
+            [p.end - p.first for p in batch.parts],
+        )
+        within = at - page.astype(np.int64) * batch.page_size
+        return batch.places.take(page) + np.where(chunked.take(page), 0, within)

@@ -1,0 +1,179 @@
+"""From the arguments of `piscope explain` to its account.
+
+analyzed -> one finding is picked -> account -> the events around it are read
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import cast
+
+import click
+
+from piscope import pipeline
+from piscope.allocator import keep_freed_memory
+from piscope.commands.explain_events import near_events
+from piscope.commands.moments import Moment, parse_moment
+from piscope.commands.opening import opened
+from piscope.commands.progress import Progress
+from piscope.commands.selection import parse_numbers
+from piscope.commands.survey import survey
+from piscope.commands.watched import WatchedSource
+from piscope.errors import UsageError
+from piscope.explain.account import Account
+from piscope.explain.build import account_of, near_account
+from piscope.explain.pick import Picked, at_instant, by_row, nth_of_kind
+from piscope.explain.render_text import account_as_text
+from piscope.replay.stimuli import Posted
+from piscope.report.render import LEAST_COLUMNS
+from piscope.report.selection import Selection
+from piscope.sources.raw import Source
+
+__all__ = ("Request", "explain_one")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Which notification a user asked for, as it was written.
+
+    One of instant, finding and hit is given; the others are None.
+
+    vms       a list such as `0-3,5`; None: all
+    vcpus     labels, vcpu_ids, `tid:N`; empty: all
+    policies  names; empty: the default two
+    posted    "msi" or "none"
+    ignore    patterns of events to treat as absent
+    tsc_khz   frequency of a raw x86-tsc clock; None: not given
+    """
+
+    instant: str | None = None
+    finding: int | None = None
+    hit: str | None = None
+    nth: int = 1
+    vms: str | None = None
+    vcpus: tuple[str, ...] = ()
+    policies: tuple[str, ...] = ()
+    posted: Posted = "msi"
+    ignore: tuple[str, ...] = ()
+    tsc_khz: int | None = None
+
+    @property
+    def replayed(self) -> tuple[str, ...]:
+        """The policies to replay: a single one is told beside the default two."""
+        asked = tuple(dict.fromkeys(self.policies))
+        if len(asked) > 1:
+            return asked
+        return tuple(dict.fromkeys((*asked, *pipeline.DEFAULT_POLICIES)))
+
+
+def explain_one(
+    trace: str,
+    request: Request,
+    *,
+    as_json: bool = False,
+    width: int | None = None,
+    quiet: bool = False,
+) -> None:
+    """Print the account of one notification.
+
+    Raises UsageError where none is meant, or several ways to choose are given, and
+    what the trace raises.
+    """
+    keep_freed_memory()
+    moment = _checked(request)
+    try:
+        account = _account(trace, request, moment, quiet=quiet)
+    except UsageError as error:
+        error.path = error.path or trace
+        raise
+    if as_json:
+        click.echo(json.dumps(account.as_dict(), indent=2, allow_nan=False))
+        return
+    to_terminal = sys.stdout.isatty()
+    columns = width or LEAST_COLUMNS
+    if width is None and to_terminal:
+        columns = shutil.get_terminal_size((LEAST_COLUMNS, 24)).columns
+    text = account_as_text(account, width=columns, color=to_terminal)
+    # A name in the trace may hold what this terminal's encoding lacks.
+    encoding = sys.stdout.encoding or "utf-8"
+    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), nl=False)
+
+
+def _checked(request: Request) -> Moment | None:
+    given = [
+        name
+        for name, value in (
+            ("--at", request.instant),
+            ("--finding", request.finding),
+            ("--hit", request.hit),
+        )
+        if value is not None
+    ]
+    if not given:
+        raise UsageError(
+            "which notification? give --at TIME (with --vcpu), --hit KIND, or"
+            " --finding N"
+        )
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)}: only one of them")
+    if request.finding is not None and (request.vcpus or request.vms is not None):
+        raise UsageError("--finding names one row: give no --vcpu or --vm with it")
+    return parse_moment(request.instant) if request.instant is not None else None
+
+
+def _account(
+    trace: str, request: Request, moment: Moment | None, *, quiet: bool
+) -> Account:
+    selection = Selection(
+        vms=parse_numbers(request.vms) if request.vms is not None else None,
+        vcpus=request.vcpus,
+    )
+    with ExitStack() as stack:
+        source = stack.enter_context(opened(trace, twice=True))
+        ts_ns = None if moment is None else _instant(source, moment, request)
+        progress = stack.enter_context(Progress(quiet=quiet))
+        watched = cast(Source, WatchedSource(source, progress))
+        analysis = pipeline.analyze(
+            watched,
+            policies=request.replayed,
+            posted=request.posted,
+            ignore=request.ignore,
+            tsc_khz=request.tsc_khz,
+        )
+        chosen = selection.of_vcpus(analysis.timeline.vcpus)
+        picked: Picked
+        if request.finding is not None:
+            policy = request.policies[0] if request.policies else None
+            picked = by_row(analysis, request.finding, policy)
+        elif request.hit is not None:
+            policy = request.replayed[0]
+            picked = nth_of_kind(analysis, request.hit, request.nth, policy, chosen)
+        else:
+            assert ts_ns is not None
+            assert request.instant is not None
+            picked = at_instant(analysis, ts_ns, chosen, request.instant)
+        account = account_of(analysis, picked)
+        account.events = near_events(
+            watched,
+            analysis.events,
+            near_account(analysis, picked, account),
+            ignore=request.ignore,
+            tsc_khz=request.tsc_khz,
+        )
+    return account
+
+
+def _instant(source: Source, moment: Moment, request: Request) -> int:
+    first_ns = last_ns = None
+    if moment.is_relative:
+        seen = survey(source, ignore=request.ignore)
+        first_ns, last_ns = seen.first_ns, seen.last_ns
+    counts = source.info.ts_unit != "ns"
+    instant = moment.resolve(first_ns, last_ns, counts=counts)
+    if source.info.ts_unit == "cycles" and request.tsc_khz is not None:
+        return instant * 10**6 // request.tsc_khz
+    return instant

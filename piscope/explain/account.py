@@ -1,0 +1,243 @@
+"""What is told of one notification: the object that every form of it is made from.
+
+which it is          Notification
+what became of it    Verdict, one a policy
+the events around    EventLine
+the descriptor       Step, with a Change for each policy
+what decided         Deciding, RuleLine
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = (
+    "Account",
+    "Change",
+    "Deciding",
+    "Descriptor",
+    "EventLine",
+    "Notification",
+    "RowLine",
+    "RuleLine",
+    "State",
+    "Step",
+    "Verdict",
+)
+
+SCHEMA_VERSION = 1
+"""Of the JSON; a key that is renamed, removed, or changes its meaning raises it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """The post that may have sent one.
+
+    vcpu      label of its target; tid, comm of that thread
+    vector    null: not known
+    agent     "hardware" or "kvm"; `as_if`: KVM posted, a device is assumed to have
+    evidence  the event that shows it, or "probes": a descriptor that changed
+    ts_ns     its instant; where only the probes betray it, that of the put
+    after_ns  time from the trace's first event to it
+    until_ns  it lies between ts_ns and this; null: the instant is known
+    doing     what the vCPU did, for people
+    poster    the thread and pCPU it was posted on, for people; "": not told
+    stimulus  its number in STIMULI
+    findings  by policy: its row in FINDINGS of `piscope report` with those policies
+    """
+
+    vcpu: str
+    tid: int
+    comm: str | None
+    vector: int | None
+    agent: str
+    as_if: bool
+    evidence: str
+    ts_ns: int
+    after_ns: int
+    until_ns: int | None
+    doing: str
+    poster: str
+    stimulus: int
+    findings: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class RowLine:
+    """One row of the state table: what the vCPU may have been doing."""
+
+    row: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of it under one policy.
+
+    hit        a word of outcomes.Hit; null: several are possible
+    possible   all that the trace allows
+    text       the same for people
+    certain    one outcome, whatever the trace leaves open
+    doubts     why it is not certain, a sentence each
+    cpu        the pCPU that was notified; null: none
+    victim     label of the vCPU in whose guest mode it was taken; null
+    coalesced  whether 0xF2 was latched there already; null: not told
+    rows       of the state table that are possible
+    """
+
+    policy: str
+    title: str
+    hit: str | None
+    possible: list[str]
+    text: str
+    certain: bool
+    doubts: list[str]
+    cpu: int | None
+    victim: str | None
+    coalesced: bool | None
+    rows: list[RowLine]
+
+
+@dataclass(frozen=True, slots=True)
+class EventLine:
+    """One event near it.
+
+    position   where in the file: "line 12", "byte 4711", "chunk byte 184324", or
+               "record 12" where it is at no byte of its own
+    offset_ns  from the notification
+    seq        number in the pCPU's buffer, in the file, or the line of a text
+    fields     as decoded
+    text       the same for people
+    steps      numbers of the steps that rest on it
+    gap        events are left out before it
+    """
+
+    position: str
+    ts_ns: int
+    offset_ns: int
+    cpu: int
+    tid: int
+    comm: str | None
+    seq: int
+    event: str
+    fields: dict[str, Any]
+    text: str
+    steps: list[int]
+    gap: bool
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One state that a descriptor may be in; `pir`: PIR is not empty."""
+
+    on: bool
+    sn: bool
+    nv: int
+    pir: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """The states that it may be in.
+
+    vectors  known ones in PIR, where it is not empty
+    others   PIR may hold more that are not known
+    ndst     pCPUs that NDST may name; empty: not known
+    """
+
+    states: list[State]
+    vectors: list[int]
+    others: bool
+    ndst: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a step does under one policy.
+
+    effects        what is sent, or why nothing is; " or " where it is not certain
+    contradiction  no possible state allows the step: the trace missed something
+    """
+
+    before: Descriptor
+    after: Descriptor
+    effects: list[str]
+    contradiction: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that the descriptor met.
+
+    number    from 1
+    stimulus  its number in STIMULI
+    letter    a word of model.letters.Letter
+    text      the same for people
+    is_post   it is the notification's own post
+    skipped   steps that are left out before it
+    policies  by policy
+    """
+
+    number: int
+    stimulus: int
+    letter: str
+    text: str
+    ts_ns: int
+    offset_ns: int
+    is_post: bool
+    skipped: int
+    policies: dict[str, Change]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleLine:
+    """One rule of the model, with its source; a switch of a policy is one too."""
+
+    name: str
+    rule: str
+    source: str
+    function: str | None
+    caveat: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Deciding:
+    """Why it went that way under one policy; `step`: the number of the step; null."""
+
+    policy: str
+    text: str
+    step: int | None
+
+
+@dataclass(slots=True)
+class Account:
+    """The whole story, ready to be rendered.
+
+    found_by  how it was chosen, for people
+    question  which posts were replayed as a device's, for people
+    notes     what else should be known
+    """
+
+    schema_version: int
+    piscope_version: str
+    trace: str
+    format: str
+    kernel_release: str | None
+    captured_policy: str | None
+    clock_ns: bool
+    found_by: str
+    question: str
+    notification: Notification
+    verdicts: list[Verdict]
+    events: list[EventLine]
+    steps: list[Step]
+    deciding: list[Deciding]
+    rules: list[RuleLine]
+    notes: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The account as plain dicts, lists and numbers, in the order of the JSON."""
+        from dataclasses import asdict
+
+        return asdict(self)
