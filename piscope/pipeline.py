@@ -21,6 +21,7 @@ from piscope.outcomes import PolicyResult
 from piscope.replay.exposure import expose, posting_by_hardware
 from piscope.replay.fastpath import DEFAULT_FASTPATH
 from piscope.replay.findings import Replayed, find, replay
+from piscope.replay.met import Met, what_posts_met
 from piscope.replay.pcpus import Occupancy, occupancy
 from piscope.replay.recognize import Recognized, recognize_policy
 from piscope.replay.stimuli import Posted, Stimuli, build_stimuli
@@ -91,12 +92,15 @@ def analyze(
     timeline = build_timeline(events)
     places = occupancy(events, timeline.vcpus, timeline.intervals, timeline.acts)
     stimuli = build_stimuli(timeline, events, posted)
+    met = what_posts_met(timeline, stimuli, places)
     results: dict[str, PolicyResult] = {}
     walks: dict[str, Replayed] = {}
     for name in policies:
         progress(f"replay {name}")
         walks[name] = replay(timeline, stimuli, POLICIES[name], platform, fastpath)
-        results[name] = _result(POLICIES[name], timeline, stimuli, walks[name], places)
+        results[name] = _result(
+            POLICIES[name], timeline, stimuli, walks[name], places, met
+        )
     return Analysis(
         events=events,
         timeline=timeline,
@@ -120,9 +124,12 @@ def _result(
     stimuli: Stimuli,
     replayed: Replayed,
     places: Occupancy,
+    met: Met,
 ) -> PolicyResult:
-    findings = find(timeline, stimuli, replayed, places)
-    exposure, residual, costs = expose(timeline, stimuli, replayed, findings, places)
+    findings = find(timeline, stimuli, replayed, places, met)
+    exposure, residual, costs = expose(
+        timeline, stimuli, replayed, findings, places, met.windows
+    )
     surprise = replayed.automaton.surprise[replayed.walk.before, replayed.letters]
     return PolicyResult(
         policy=policy.name,

@@ -42,7 +42,7 @@ class Events:
     flags    uint8[n]  common_flags
     event    uint16[n] index into `names`
     names    (system, name) of each event
-    payload  event index -> decoded fields, rows ascending
+    payload  event index -> decoded fields; rows ascending, int32 while they fit
     info, losses, counts   as the source gave them
     """
 
@@ -73,8 +73,8 @@ class Events:
         if not found:
             return np.empty(0, np.int64)
         if len(found) == 1:
-            return found[0]
-        return np.sort(np.concatenate(found))
+            return found[0].astype(np.int64, copy=False)
+        return np.sort(np.concatenate(found)).astype(np.int64, copy=False)
 
     def column(self, name: str, column: str, dtype: npt.DTypeLike) -> Array | None:
         """dtype[m]: a field of the rows `rows(name)` gives; None: no event has it.

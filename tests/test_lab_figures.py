@@ -22,7 +22,7 @@ from timeline.tiling import assert_tiled, assert_windows_fit
 from piscope.errors import UnanswerableError
 from piscope.outcomes import Hit
 from piscope.pipeline import Analysis, analyze
-from piscope.replay.hidden_posts import hidden_posts
+from piscope.replay.hidden_posts import window_posts
 from piscope.sources.detect import open_trace
 from piscope.tables import Kind, PutReason
 from piscope.timeline.agreement import agreement
@@ -113,7 +113,7 @@ def test_whether_hardware_posts(name: str) -> None:
 
 @pytest.mark.parametrize("name", PROBED)
 def test_only_hardware_that_posts_leaves_hidden_posts(name: str) -> None:
-    hidden, _ = hidden_posts(analysis(name).timeline)
+    hidden = window_posts(analysis(name).timeline).hidden
     # KVM's MSIs alone fill the windows of m; in f the targets are not all known
     if not posts_by_hardware(name) or name.endswith(("m_userspace_msi", "f_2vm")):
         assert not hidden.any()
@@ -132,7 +132,7 @@ def test_only_hardware_that_posts_leaves_hidden_posts(name: str) -> None:
 def test_windows_into_which_hardware_posted(name: str, windows: int) -> None:
     # 6.12: ON went from 0 to 1; 6.17: PIR was filled with SN=1 and ON=0
     t = analysis(name).timeline
-    hidden, _ = hidden_posts(t)
+    hidden = window_posts(t).hidden
     assert hidden.sum() == windows
     w = t.windows
     turned_on = (w.on_put == 0) & (w.on_load == 1)
@@ -366,7 +366,7 @@ def test_two_vms_with_the_same_vcpu_ids() -> None:
                 mine = (p.tid == tid) & (p.vcpu_id == vcpu_id)
                 assert len(np.unique(p.vcpu[mine])) <= 1
         # and what is known is right: PIR of no other vCPU gained an unposted vector
-        assert not hidden_posts(t)[0].any()
+        assert not window_posts(t).hidden.any()
 
 
 def test_ignoring_probes_is_reading_without_them() -> None:

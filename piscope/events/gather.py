@@ -17,6 +17,8 @@ __all__ = ("Gathered",)
 # to tens of megabytes needs far fewer.
 _FIRST_ROOM_BYTES = 1 << 22
 
+_INT32_MAX = int(np.iinfo(np.int32).max)
+
 
 class _Column:
     """An array that grows at its end; room that is not used yet takes no memory."""
@@ -57,7 +59,7 @@ class _Fields:
     """The payloads of one event."""
 
     def __init__(self) -> None:
-        self._rows = _Column(np.int64)
+        self._rows = _Column(np.int32)
         self._columns: dict[str, _Column] = {}
         # Only of the columns of which a value is missing.
         self._valid: dict[str, _Column] = {}
@@ -65,7 +67,9 @@ class _Fields:
 
     def extend(self, payload: Payload, first_row: int) -> None:
         count = len(payload.rows)
-        self._rows.extend(payload.rows + first_row)
+        rows = payload.rows + first_row
+        narrow = first_row + int(payload.rows[-1]) <= _INT32_MAX if count else True
+        self._rows.extend(rows.astype(np.int32) if narrow else rows)
         for name, values in payload.columns.items():
             if name not in self._columns:
                 self._columns[name] = _Column(values.dtype)
@@ -123,7 +127,8 @@ class Gathered:
 
     def whole(self) -> RawChunk:
         """All rows so far. A value that only some of an event's payloads have is
-        marked invalid in the rows of the others; `seq` is empty.
+        marked invalid in the rows of the others; `seq` is empty, and the rows of
+        payloads are int32 while all of them fit.
         """
         return RawChunk(
             ts_ns=self._ts_ns.values(),

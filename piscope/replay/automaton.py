@@ -7,7 +7,7 @@ model's business.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from piscope.model.letters import Letter, Outcome
 from piscope.model.policy import DEFAULT_PLATFORM, Platform, Policy
-from piscope.model.table import Cell, Table, enumerate_table
+from piscope.model.table import Table, enumerate_table
 
 __all__ = ("Automaton", "Ranges")
 
@@ -96,43 +96,83 @@ class Automaton:
         )
 
 
-def _answers(
-    table: Table, members: tuple[int, ...], letter: Letter
-) -> tuple[list[Cell], bool]:
-    cells = [cell for state in members for cell in table.cells[state][letter]]
-    if cells:
-        return cells, False
-    # Impossible in every member: the trace has missed something.
-    return [c for state in table.legal for c in table.cells[state][letter]], True
+@dataclass(frozen=True)
+class _Answers:
+    """What each single state answers to each letter, as arrays[..., states, letters].
+
+    after    object: its next states, as the bits of an int; 0: impossible
+    least, most  uint8[fields, states, letters]: of each field of Outcome; where the
+             letter is impossible 255 and 0, which no minimum or maximum sees
+    first, last  int32: of numbered outcomes the least and the greatest, likewise
+    """
+
+    after: npt.NDArray[np.object_]
+    least: Uint8
+    most: Uint8
+    first: npt.NDArray[np.int32]
+    last: npt.NDArray[np.int32]
+
+
+def _answers(table: Table) -> _Answers:
+    shape = (len(table.states), len(Letter))
+    fields = len(Outcome._fields)
+    after = np.zeros(shape, np.object_)
+    least = np.full((fields, *shape), 255, np.uint8)
+    most = np.zeros((fields, *shape), np.uint8)
+    first = np.full(shape, np.iinfo(np.int32).max, np.int32)
+    last = np.full(shape, -1, np.int32)
+    numbers: dict[Outcome, int] = {}
+    for state, row in enumerate(table.cells):
+        for letter, cells in enumerate(row):
+            if not cells:
+                continue
+            at = (state, letter)
+            outcomes = np.array([cell.outcome for cell in cells], np.uint8)
+            least[:, *at], most[:, *at] = outcomes.min(axis=0), outcomes.max(axis=0)
+            ids = [numbers.setdefault(c.outcome, len(numbers)) for c in cells]
+            first[at], last[at] = min(ids), max(ids)
+            for cell in cells:
+                after[at] |= 1 << cell.next_state
+    return _Answers(after, least, most, first, last)
 
 
 @cache
 def _build(policy: Policy, platform: Platform) -> Automaton:
     table = enumerate_table(policy, platform)
+    single = _answers(table)
     # The sets that streams may start from; the singletons, because a caller may know.
     sets = [table.legal, *((state,) for state in range(len(table.states)))]
-    ids = {members: place for place, members in enumerate(sets)}
+    ids = {_bits(members): place for place, members in enumerate(sets)}
     following: list[list[int]] = []
-    answers: list[list[list[Cell]]] = []
-    surprises: list[list[bool]] = []
+    surprises: list[npt.NDArray[np.bool_]] = []
+    anywhere = np.bitwise_or.reduce(single.after[list(table.legal)], axis=0)
     for members in sets:  # grows on the way
+        after = np.bitwise_or.reduce(single.after[list(members)], axis=0)
+        # Impossible in every member: the trace has missed something.
+        surprise = after == 0
         row: list[int] = []
-        cells_row: list[list[Cell]] = []
-        surprise_row: list[bool] = []
-        for letter in Letter:
-            cells, surprise = _answers(table, members, letter)
-            after = tuple(sorted({cell.next_state for cell in cells}))
-            if after not in ids:
-                ids[after] = len(sets)
-                sets.append(after)
-            row.append(ids[after])
-            cells_row.append(cells)
-            surprise_row.append(surprise)
+        for own, other in zip(after.tolist(), anywhere.tolist(), strict=True):
+            bits = own or other
+            if bits not in ids:
+                ids[bits] = len(sets)
+                sets.append(_members(bits))
+            row.append(ids[bits])
         following.append(row)
-        answers.append(cells_row)
-        surprises.append(surprise_row)
+        surprises.append(surprise.astype(np.bool_))
         assert len(sets) <= _MAX_SETS, "the subset construction does not end"
 
+    surprise = np.array(surprises)
+    legal = list(table.legal)
+
+    def of_sets(
+        values: npt.NDArray[Any], reduce: Callable[..., npt.NDArray[Any]]
+    ) -> npt.NDArray[Any]:
+        own = np.stack([reduce(values[..., list(m), :], axis=-2) for m in sets], -2)
+        return np.where(
+            surprise, reduce(values[..., legal, :], axis=-2)[..., None, :], own
+        )
+
+    least, most = of_sets(single.least, np.min), of_sets(single.most, np.max)
     next_set = np.array(following, np.uint16)
     constant = np.where(
         (next_set == next_set[0]).all(axis=0), next_set[0].astype(np.int32), -1
@@ -141,16 +181,22 @@ def _build(policy: Policy, platform: Platform) -> Automaton:
         table=table,
         sets=tuple(sets),
         next_set=next_set,
-        certain=np.array(
-            [[len({c.outcome for c in cells}) == 1 for cells in row] for row in answers]
-        ),
-        surprise=np.array(surprises),
+        certain=of_sets(single.first, np.min) == of_sets(single.last, np.max),
+        surprise=surprise,
         constant=constant.astype(np.int32),
         unknown=0,
-        fresh=ids[table.fresh,],
+        fresh=ids[1 << table.fresh],
         **_state_ranges(table, sets),
-        **_outcome_ranges(answers),
+        **{field: Ranges(least[i], most[i]) for i, field in enumerate(Outcome._fields)},
     )
+
+
+def _bits(members: Iterable[int]) -> int:
+    return sum(1 << state for state in members)
+
+
+def _members(bits: int) -> tuple[int, ...]:
+    return tuple(state for state in range(bits.bit_length()) if bits >> state & 1)
 
 
 def _state_ranges(table: Table, sets: list[tuple[int, ...]]) -> dict[str, Any]:
@@ -159,19 +205,6 @@ def _state_ranges(table: Table, sets: list[tuple[int, ...]]) -> dict[str, Any]:
         return _ranges([min(v) for v in values], [max(v) for v in values])
 
     return {bit: of(bit) for bit in ("on", "sn", "nv_f1", "pir")}
-
-
-def _outcome_ranges(answers: list[list[list[Cell]]]) -> dict[str, Any]:
-    def of(field: str) -> Ranges:
-        values = [
-            [[getattr(c.outcome, field) for c in cs] for cs in r] for r in answers
-        ]
-        return _ranges(
-            [[min(v) for v in row] for row in values],
-            [[max(v) for v in row] for row in values],
-        )
-
-    return {field: of(field) for field in Outcome._fields}
 
 
 def _ranges(least: Any, greatest: Any) -> Ranges:

@@ -19,7 +19,7 @@ from piscope.model.letters import Letter
 from piscope.outcomes import Costs, Exposure, Findings, Hit, Residual
 from piscope.replay.automaton import Ranges
 from piscope.replay.findings import Replayed
-from piscope.replay.hidden_posts import posts_of_kvm
+from piscope.replay.hidden_posts import WindowPosts, window_posts
 from piscope.replay.pcpus import Occupancy
 from piscope.replay.stimuli import Stimuli
 from piscope.tables import Kind, PutReason, Timeline
@@ -57,9 +57,15 @@ def expose(
     replayed: Replayed,
     findings: Findings,
     places: Occupancy,
+    posted: WindowPosts | None = None,
 ) -> tuple[Exposure, Residual, Costs]:
-    """One policy's exposure, what may have gone unseen, and its costs."""
+    """One policy's exposure, what may have gone unseen, and its costs.
+
+    `posted` is what `window_posts` gives, for callers that replay several policies.
+    """
     w = timeline.windows
+    if posted is None:
+        posted = window_posts(timeline)
     a, walk, letters = replayed.automaton, replayed.walk, replayed.letters
     put = np.flatnonzero(
         (letters >= Letter.PUT_RUN_PREEMPTED) & (letters <= Letter.PUT_BLOCK_IF0_NOT)
@@ -91,7 +97,7 @@ def expose(
     unseen_wrong[at] = guest_ns > 0
     return (
         Exposure(exposed, maybe, on_at_put, unseen, unseen_wrong, invisible),
-        _residual(timeline, stimuli, replayed, hardware),
+        _residual(timeline, stimuli, replayed, hardware, posted),
         _costs(stimuli, replayed, len(timeline.vcpus)),
     )
 
@@ -118,7 +124,11 @@ def _some_reason_exposes(replayed: Replayed) -> bool:
 
 
 def _residual(
-    timeline: Timeline, stimuli: Stimuli, replayed: Replayed, hardware: bool | None
+    timeline: Timeline,
+    stimuli: Stimuli,
+    replayed: Replayed,
+    hardware: bool | None,
+    posted: WindowPosts,
 ) -> Residual:
     a, walk, letters = replayed.automaton, replayed.walk, replayed.letters
     w = timeline.windows
@@ -139,9 +149,7 @@ def _residual(
     if replayed.policy.suppress_at_exit:
         within = within[:0]
     in_put = w.nv_put[within] != POSTED_INTR_WAKEUP_VECTOR
-    if len(within):
-        by_kvm, _ = posts_of_kvm(timeline)
-        in_put &= ~by_kvm[within]
+    in_put &= ~posted.by_kvm[within]
     # Each stretch in the host ends with an entry or a put. One that begins with ON
     # known to be set has no room for another, nor has one whose end a probe saw.
     put = (letters >= Letter.PUT_RUN_PREEMPTED) & (letters <= Letter.PUT_BLOCK_IF0_NOT)

@@ -28,23 +28,17 @@ from piscope.model.policy import DEFAULT_PLATFORM, Platform, Policy
 from piscope.outcomes import Findings, Hit, Row, hit_bits, row_bits
 from piscope.replay.automaton import Automaton, Ranges
 from piscope.replay.fastpath import DEFAULT_FASTPATH, sheltered_entries
-from piscope.replay.hidden_posts import window_of
 from piscope.replay.latched import Sent, coalesced
-from piscope.replay.open_order import OpenPosts, straddles, widen_open_orders
+from piscope.replay.met import Met, what_posts_met
+from piscope.replay.open_order import OpenPosts, widen_open_orders
 from piscope.replay.pcpus import Occupancy
 from piscope.replay.pre_block import with_pre_block
-from piscope.replay.rows import (
-    Targets,
-    one_outcome,
-    rows_of,
-    silent_by_on,
-    taken_as_exit,
-)
-from piscope.replay.scan import Walk, scan
+from piscope.replay.rows import Targets, one_outcome, silent_by_on
+from piscope.replay.scan import Walk
 from piscope.replay.software_posts import classify_software_posts
 from piscope.replay.stimuli import Stimuli
 from piscope.sources.raw import Array
-from piscope.tables import Intervals, Kind, PutReason, Timeline
+from piscope.tables import Kind, PutReason, Timeline
 
 __all__ = ("Replayed", "find", "replay")
 
@@ -94,8 +88,9 @@ def replay(
     if not policy.block_in_put:
         added = with_pre_block(timeline, stimuli)
         letters, vector, starts = added.letters, added.vector, added.starts
-    letters = classify_software_posts(letters, np.maximum(vector, 0), starts, automaton)
-    walk = scan(automaton, letters, starts)
+    letters, walk = classify_software_posts(
+        letters, np.maximum(vector, 0), starts, automaton
+    )
     more: tuple[Array, Array, Array] = (letters[:0], letters[:0], letters[:0])
     if added is not None:
         extra, own = added.extra, ~added.extra
@@ -133,31 +128,25 @@ def _with_preempted(
 
 
 def find(
-    timeline: Timeline, stimuli: Stimuli, replayed: Replayed, places: Occupancy
+    timeline: Timeline,
+    stimuli: Stimuli,
+    replayed: Replayed,
+    places: Occupancy,
+    met: Met | None = None,
 ) -> Findings:
-    """Classify every post of a replayed policy by what its notification hit."""
-    post = np.flatnonzero(
-        np.isin(
-            replayed.letters,
-            (
-                Letter.POST_HW,
-                Letter.POST_SW_NEW,
-                Letter.POST_SW_AGAIN,
-                Letter.POST_SW_EITHER,
-            ),
-        )
-    )
+    """Classify every post of a replayed policy by what its notification hit.
+
+    `met` is what `what_posts_met` gives, for callers that replay several policies.
+    """
+    if met is None:
+        met = what_posts_met(timeline, stimuli, places)
+    targets, reason, ts_ns, cpu = met.targets, met.reason, met.ts_ns, met.cpu
+    post, vcpu, hidden = targets.post, targets.vcpu, targets.hidden
+    window, kind = targets.window, targets.kind
     n = len(post)
-    ts_ns, row, vcpu = stimuli.ts_ns[post], stimuli.row[post], stimuli.vcpu[post]
-    hidden = stimuli.post[post] < 0
-    window = np.where(
-        hidden, stimuli.window[post], window_of(timeline.windows, vcpu, row)
-    )
-    kind, reason, cpu_now, sure = _doing(timeline.intervals, vcpu, ts_ns)
     w = timeline.windows
     unloaded = window >= 0
     at = np.maximum(window, 0)
-    cpu = np.where(unloaded, w.put_cpu[at] if len(w) else -1, cpu_now).astype(np.int32)
 
     possible = _outcomes(replayed, post, ~unloaded)
     victim = np.full(n, -1, np.int32)
@@ -190,26 +179,21 @@ def find(
     possible[notified] |= hit_bits(Hit.LATCHED)
 
     # --- the rows of the state table, and what follows from them
-    targets = Targets.of(timeline, stimuli, post, window, kind, len(places.events))
-    bits = rows_of(timeline, targets, places)
+    bits = met.rows.copy()
     bits[direct] |= row_bits(Row.FASTPATH)
-    _in_guest(timeline, places, targets, possible, bits)
+    _in_guest(met, possible, bits)
     _of_policy(replayed, targets, reason, possible, bits)
 
     # --- which of two came first
-    traced = np.maximum(stimuli.post[post], 0)
-    meanwhile = straddles(timeline.posts, timeline.acts, len(places.events))
     open_ = OpenPosts(
         hidden=hidden,
         by_kvm=replayed.letters[post] != Letter.POST_HW,
-        straddling=~hidden & np.append(meanwhile, False)[traced],
+        straddling=met.straddling,
     )
-    widen_open_orders(timeline, open_, window, possible)
+    widen_open_orders(met.windows.open_order, open_, window, possible)
 
     # --- what the timeline itself is not sure of
-    if len(w):
-        sure &= ~unloaded | w.certain[at]
-    possible[~sure & ~hidden] |= hit_bits(Hit.UNKNOWN)
+    possible[~met.sure & ~hidden] |= hit_bits(Hit.UNKNOWN)
     nowhere = (
         ~unloaded & (kind == Kind.UNKNOWN) & ((possible & hit_bits(Hit.HOST)) != 0)
     )
@@ -245,18 +229,13 @@ _SENT = (
 
 
 def _in_guest(
-    timeline: Timeline,
-    places: Occupancy,
-    targets: Targets,
-    possible: npt.NDArray[np.uint16],
-    bits: npt.NDArray[np.uint32],
+    met: Met, possible: npt.NDArray[np.uint16], bits: npt.NDArray[np.uint32]
 ) -> None:
     """A notification that ended the guest's run: an exit and a host IRQ (row 2)."""
-    surely, maybe = taken_as_exit(timeline, places.events, targets)
-    _swap(possible, surely, Hit.GUEST, Hit.GUEST_EXIT)
-    maybe &= (possible & hit_bits(Hit.GUEST)) != 0
+    _swap(possible, met.exits, Hit.GUEST, Hit.GUEST_EXIT)
+    maybe = met.maybe_exits & ((possible & hit_bits(Hit.GUEST)) != 0)
     possible[maybe] |= hit_bits(Hit.GUEST_EXIT)
-    bits[surely] = row_bits(Row.GUEST_INHIBITED)
+    bits[met.exits] = row_bits(Row.GUEST_INHIBITED)
     bits[maybe] |= row_bits(Row.GUEST_INHIBITED)
 
 
@@ -284,10 +263,9 @@ def _of_policy(
         (targets.window >= 0) & ((possible & hit_bits(Hit.SILENT_ON)) != 0)
     )
     if len(silent):
-        on, after = replayed.automaton.on, replayed.walk.after
         bits[silent] = silent_by_on(
-            on.min[after],
-            on.max[after],
+            replayed.automaton.on,
+            replayed.walk.after,
             replayed.letters,
             targets.post[silent],
             bits[silent],
@@ -347,28 +325,3 @@ def _outcomes(replayed: Replayed, post: Array, loaded: Array) -> npt.NDArray[np.
     possible[software & ~surely] |= hit_bits(Hit.SOFTWARE)
     _swap(possible, loaded, Hit.UNLOADED_HOST, Hit.HOST)
     return possible
-
-
-def _doing(
-    intervals: Intervals, vcpu: Array, ts_ns: Array
-) -> tuple[
-    npt.NDArray[np.uint8],
-    npt.NDArray[np.int32],
-    npt.NDArray[np.int32],
-    npt.NDArray[np.bool_],
-]:
-    """What each vCPU was doing at an instant: kind, exit reason, pCPU, certain."""
-    if not len(intervals):
-        none = np.full(len(vcpu), -1, np.int32)
-        return np.zeros(len(vcpu), np.uint8), none, none, np.zeros(len(vcpu), np.bool_)
-    base = int(intervals.start_ns.min())
-    span = int(intervals.end_ns.max()) - base + 2
-    key = intervals.vcpu.astype(np.int64) * span + (intervals.start_ns - base)
-    wanted = vcpu.astype(np.int64) * span + np.maximum(ts_ns - base, 0)
-    at = np.maximum(np.searchsorted(key, wanted, side="right") - 1, 0)
-    return (
-        intervals.kind[at],
-        intervals.reason[at],
-        intervals.cpu[at],
-        intervals.certain[at] & (intervals.kind[at] != Kind.UNKNOWN),
-    )

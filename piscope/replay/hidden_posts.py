@@ -8,19 +8,33 @@ What KVM posted meanwhile is known, and explains as much.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from piscope.sources.raw import Array
 from piscope.tables import Timeline, Windows
 
-__all__ = ("hidden_posts", "maybe_targets", "posts_of_kvm", "window_of")
+__all__ = ("WindowPosts", "maybe_targets", "window_of", "window_posts")
 
 
-def hidden_posts(
-    timeline: Timeline,
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Per window: hardware posted into it; and whether its order among KVM's is open.
+@dataclass(frozen=True, slots=True)
+class WindowPosts:
+    """What was posted into each window, in the order of WINDOWS; bool[n] each.
+
+    by_kvm      KVM posted into it, or may have
+    hidden      hardware did, as its probes betray
+    open_order  both, and which of them came first is not known
+    """
+
+    by_kvm: npt.NDArray[np.bool_]
+    hidden: npt.NDArray[np.bool_]
+    open_order: npt.NDArray[np.bool_]
+
+
+def window_posts(timeline: Timeline) -> WindowPosts:
+    """Tell what KVM posted into each window, and what hardware did unseen.
 
     Only probed windows can tell. A bit that PIR gained, or ON set while SN was 0, is
     a post; where KVM posted into the same window, or may have, only a vector that KVM
@@ -29,13 +43,13 @@ def hidden_posts(
     w = timeline.windows
     gained = w.probed & w.new_pir.any(axis=1)
     turned_on = w.probed & (w.on_put == 0) & (w.on_load == 1)
-    by_kvm, kvm_bits = posts_of_kvm(timeline)
+    by_kvm, kvm_bits = _posts_of_kvm(timeline)
     foreign = (w.new_pir & ~kvm_bits).any(axis=1) & w.probed
     hidden = np.where(by_kvm, foreign, gained | turned_on)
-    return hidden, hidden & by_kvm
+    return WindowPosts(by_kvm, hidden, hidden & by_kvm)
 
 
-def posts_of_kvm(timeline: Timeline) -> tuple[Array, Array]:
+def _posts_of_kvm(timeline: Timeline) -> tuple[Array, Array]:
     """Per window: whether KVM posted into it, and the vectors as PIR bits.
 
     A post whose target is not known counts for every vCPU that it may have meant, and

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from piscope.outcomes import Hit, hit_bits
-from piscope.replay.hidden_posts import hidden_posts, maybe_targets
+from piscope.replay.hidden_posts import maybe_targets
 from piscope.sources.raw import Array
 from piscope.tables import Acts, Posts, PutReason, Timeline
 
@@ -92,19 +92,19 @@ def open_syncs(timeline: Timeline) -> npt.NDArray[np.bool_]:
 
 
 def widen_open_orders(
-    timeline: Timeline,
+    open_order: npt.NDArray[np.bool_],
     posts: OpenPosts,
     window: npt.NDArray[np.int64],
     possible: npt.NDArray[np.uint16],
 ) -> None:
     """Add the outcomes that a post has if another one came first, or came later.
 
-    Of a window into which hardware posted unseen and KVM as well, each may have been
+    `open_order` bool[windows] is that of WindowPosts, `window` each post's, or -1. Of a
+    window into which hardware posted unseen and KVM as well, each may have been
     the first: what the replay gave the unseen one, the first, or silence by ON. And a
     post of KVM's whose target entered or left its guest meanwhile found it in either
     place; its notification may have come behind the exit (pi_semantics 8.3, R5).
     """
-    _, open_order = hidden_posts(timeline)
     inside = window >= 0
     at = np.flatnonzero(inside)
     at = at[open_order[window[at]]]

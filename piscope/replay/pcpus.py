@@ -23,7 +23,7 @@ from piscope.tables import Acts, Events, Intervals, Kind, Vcpus
 __all__ = ("Occupancy", "Stretches", "occupancy")
 
 
-@dataclass(slots=True)
+@dataclass
 class Stretches:
     """Half-open stretches of time on pCPUs, by pCPU, then time; none overlap.
 
@@ -64,14 +64,14 @@ class Stretches:
 
     def _covered_before(self, cpu: Array, ts_ns: Array) -> npt.NDArray[np.int64]:
         """Covered time of all stretches (of any pCPU before it) up to the instant."""
-        length = self.end_ns - self.start_ns
-        total = np.concatenate([[0], np.cumsum(length)])
+        total = self._total
         found = self._last_start(cpu, ts_ns)
         got = np.maximum(found, 0)
         # stretches of smaller pCPUs count in both terms of a difference
         first = np.searchsorted(self.cpu, cpu, side="left")
         inside = (found >= 0) & (self.cpu[got] == cpu)
-        partial = np.clip(ts_ns - self.start_ns[got], 0, length[got])
+        length = self.end_ns[got] - self.start_ns[got]
+        partial = np.clip(ts_ns - self.start_ns[got], 0, length)
         result: npt.NDArray[np.int64] = np.where(
             inside, total[got] + partial, total[first]
         )
@@ -81,12 +81,26 @@ class Stretches:
         """Index of the last stretch of that pCPU or a smaller one begun by then."""
         if not len(self.cpu):
             return np.full(len(cpu), -1, np.int64)
-        base = int(min(self.start_ns.min(), ts_ns.min(initial=self.start_ns.min())))
-        span = int(max(self.end_ns.max(), ts_ns.max(initial=base))) - base + 1
-        key = self.cpu.astype(np.int64) * span + (self.start_ns - base)
-        wanted = cpu.astype(np.int64) * span + (ts_ns - base)
+        base, span, key = self._key
+        # before the first start, and behind the last end, it is all the same
+        wanted = np.clip(ts_ns - base, 0, span - 1)
+        wanted += cpu.astype(np.int64) * span
         found: npt.NDArray[np.int64] = np.searchsorted(key, wanted, side="right") - 1
         return found
+
+    @cached_property
+    def _key(self) -> tuple[int, int, npt.NDArray[np.int64]]:
+        # pCPU after pCPU on one line: all starts lie behind the base
+        base = int(self.start_ns.min()) - 1
+        span = int(self.end_ns.max()) - base + 2
+        return base, span, self.cpu.astype(np.int64) * span + (self.start_ns - base)
+
+    @cached_property
+    def _total(self) -> npt.NDArray[np.int64]:
+        """int64[n + 1]: the length of all stretches before each one."""
+        total = np.zeros(len(self.cpu) + 1, np.int64)
+        np.cumsum(self.end_ns - self.start_ns, out=total[1:])
+        return total
 
 
 _IRQS_OFF = 0x01  # TRACE_FLAG_IRQS_OFF, include/linux/trace_events.h

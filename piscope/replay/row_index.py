@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from piscope.sources.raw import Array
 
-__all__ = ("RowIndex", "index_rows")
+__all__ = ("RowIndex", "index_rows", "last_place")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +66,14 @@ def index_rows(owner: Array, row: Array, rows: int) -> RowIndex:
     # owners are few: a radix sort of 16 bits keeps the rows' order
     order = np.argsort(owner.astype(np.uint16), kind="stable")
     return RowIndex(owner[order].astype(np.int64) * span + row[order], span)
+
+
+def last_place(
+    where: npt.NDArray[np.bool_], up_to: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """int64[m]: the last place up to each of `up_to` where `where` holds; -1: none."""
+    places = np.flatnonzero(where)
+    if not len(places):
+        return np.full(len(up_to), -1, np.int64)
+    found = np.searchsorted(places, up_to, side="right") - 1
+    return np.where(found >= 0, places[found], -1)

@@ -19,8 +19,10 @@ import numpy.typing as npt
 
 from piscope.model.letters import Letter
 from piscope.outcomes import Row, row_bits
+from piscope.replay.automaton import Ranges
 from piscope.replay.fastpath import ActIndex, straight_back
 from piscope.replay.pcpus import Occupancy
+from piscope.replay.row_index import last_place
 from piscope.replay.stimuli import Stimuli
 from piscope.replay.voluntary import switched_out_runnable
 from piscope.sources.raw import Array
@@ -243,30 +245,29 @@ def taken_as_exit(
 
 
 def silent_by_on(
-    on_min: Array,
-    on_max: Array,
+    on: Ranges,
+    after: npt.NDArray[np.uint16],
     letters: npt.NDArray[np.uint8],
     post: npt.NDArray[np.int64],
     bits: Bits,
 ) -> Bits:
     """The rows of posts to unloaded vCPUs that ON silenced: 24, 25, or their own.
 
-    `on_min` and `on_max` are ON after each letter. ON was set at the put, or since by
-    KVM, or by a post of hardware; the last letter that surely set it tells.
+    `on` is ON by set, `after` the set after each letter. ON was set at the put, or
+    since by KVM, or by a post of hardware; the last letter that surely set it tells.
     """
-    place = np.arange(len(letters))
-    # across a vCPU's first letter this is wrong, but no put comes before that
-    before_max = np.concatenate([[1], on_max[:-1]])
     is_put = (letters >= Letter.PUT_RUN_PREEMPTED) & (
         letters <= Letter.PUT_BLOCK_IF0_NOT
     )
-    put = np.maximum.accumulate(np.where(is_put, place, -1))[post]
-    set_here = (before_max == 0) & (on_min == 1)
-    setter = np.maximum.accumulate(np.where(set_here, place, -1))
-    setter = setter[np.maximum(post - 1, 0)]
+    put = last_place(is_put, post)
+    # across a vCPU's first letter this is wrong, but no put comes before that
+    set_here = (on.min == 1)[after]
+    set_here[1:] &= (on.max == 0)[after[:-1]]
+    set_here[:1] = False
+    setter = last_place(set_here, post - 1)
     known = setter > put
     by_kvm = known & np.isin(letters[setter], _BY_KVM)
-    at_put = ~known & (put >= 0) & (on_min[np.maximum(put, 0)] == 1)
+    at_put = ~known & (put >= 0) & (on.min[after[np.maximum(put, 0)]] == 1)
     result = bits | row_bits(Row.ON_AT_PUT, Row.ON_BY_KVM)
     by_hardware = known & (letters[setter] == Letter.POST_HW)
     result[by_hardware] = bits[by_hardware]

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from piscope.model.letters import Letter
 from piscope.replay.automaton import Automaton
+from piscope.replay.row_index import last_place
 from piscope.replay.scan import Walk, scan
 
 __all__ = ("classify_software_posts",)
@@ -53,8 +54,8 @@ def classify_software_posts(
     starts: Int64,
     automaton: Automaton,
     initial: int | npt.NDArray[np.integer] | None = None,
-) -> npt.NDArray[np.uint8]:
-    """The letters, with each of KVM's posts made POST_SW_NEW or POST_SW_AGAIN.
+) -> tuple[npt.NDArray[np.uint8], Walk]:
+    """The letters, KVM's posts made POST_SW_NEW or POST_SW_AGAIN, and their walk.
 
     `vectors` integer[n] is read at posts only; -1: not known which. The other arguments
     are those of `scan`. Which of the three POST_SW letters stands in `letters` does not
@@ -72,17 +73,18 @@ def classify_software_posts(
     if len(vectors) != len(letters):
         raise ValueError(f"{len(vectors)} vectors for {len(letters)} letters")
     posts = _posts(letters, vectors, starts)
-    if not posts.software.any():
-        return letters
     letters[posts.at[posts.software]] = Letter.POST_SW_EITHER
-    left, before = _open(letters), len(letters) + 1
-    while 0 < left < before:  # a pass that settles nothing is the last
+    left = int(posts.software.sum())
+    while True:
         walk = scan(automaton, letters, starts, initial)
+        if not left:
+            return letters, walk
         again, new = _settle(automaton, walk, letters, posts)
+        if not len(again) and not len(new):
+            return letters, walk
         letters[again] = Letter.POST_SW_AGAIN
         letters[new] = Letter.POST_SW_NEW
-        left, before = _open(letters), left
-    return letters
+        left -= len(again) + len(new)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +128,6 @@ def _posts(
     )
 
 
-def _open(letters: npt.NDArray[np.uint8]) -> int:
-    return int(np.count_nonzero(letters == Letter.POST_SW_EITHER))
-
-
 def _settle(
     automaton: Automaton, walk: Walk, letters: npt.NDArray[np.uint8], posts: _Posts
 ) -> tuple[Int64, Int64]:
@@ -140,12 +138,12 @@ def _settle(
 
     # The last instant (that before a letter) at which PIR was empty, in every possible
     # state or in one; and the last letter before this that left unknown vectors in it.
-    surely_empty = _latest((automaton.pir.max == 0)[walk.before], place)
-    perhaps_empty = _latest((automaton.pir.min == 0)[walk.before], place)
+    surely_empty = last_place((automaton.pir.max == 0)[walk.before], place)
+    perhaps_empty = last_place((automaton.pir.min == 0)[walk.before], place)
     foreign = automaton.surprise[walk.before, letters]
     foreign |= _FOREIGN[letters]
     foreign[posts.at[posts.unnamed]] = True
-    last_foreign = _latest(foreign, place - 1)
+    last_foreign = last_place(foreign, place - 1)
 
     again = (previous >= 0) & (previous >= perhaps_empty)
     new = (
@@ -155,13 +153,3 @@ def _settle(
         & (~unnamed | (surely_empty == place))
     )
     return place[again], place[new]
-
-
-def _latest(where: Bools, up_to: Int64) -> Int64:
-    """The last place up to each of `up_to` where `where` holds; -1: none."""
-    places = np.flatnonzero(where)
-    if not len(places):
-        return np.full(len(up_to), -1, np.int64)
-    found = np.searchsorted(places, up_to, side="right") - 1
-    result: Int64 = np.where(found >= 0, places[found], -1)
-    return result

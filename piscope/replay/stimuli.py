@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from piscope.model.letters import Letter
-from piscope.replay.hidden_posts import hidden_posts
+from piscope.replay.hidden_posts import window_posts
 from piscope.replay.open_order import open_posts, open_syncs
 from piscope.sources.raw import Array
 from piscope.tables import Acts, Events, Posts, PutReason, Timeline, Windows
@@ -151,8 +151,7 @@ def build_stimuli(timeline: Timeline, events: Events, posted: Posted) -> Stimuli
     as_kvm = posts.posted & ~(posts.unicast & (posted == "msi"))
     target, row = open_posts(timeline, as_kvm, len(events))
     add(target, row, _Place.HIDDEN_POST, Letter.MAYBE_POST_SW, _NEITHER)
-    hidden, _ = hidden_posts(timeline)
-    at = np.flatnonzero(hidden)
+    at = np.flatnonzero(window_posts(timeline).hidden)
     add(w.vcpu[at], w.put_row[at], _Place.HIDDEN_POST, Letter.POST_HW, at)
     at = np.flatnonzero((w.on_before >= 0) & (w.pir_before >= 0))
     seen = _observed(w.on_before[at], w.pir_before[at])

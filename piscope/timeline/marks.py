@@ -124,16 +124,21 @@ def _marks_of_rows(
     if state is not None:
         mark[switches] = _switch_out_marks(state)
     row = np.flatnonzero(mark != _NO_MARK)
-    tid = events.tid[row]
+    mark = mark[row]
+    lane = vcpus.of_tid(events.tid[row])
+
+    def correct(rows: Array, lanes: Array) -> None:
+        # mostly it is the thread's own
+        other = np.flatnonzero(lanes != vcpus.of_tid(events.tid[rows]))
+        lane[np.searchsorted(row, rows[other])] = lanes[other]
+
     if prev_tid is not None and state is not None:
         # of the task that is switched out, whoever the trace says was running
-        tid[np.searchsorted(row, switches)] = prev_tid
-    lane = vcpus.of_tid(tid)
+        correct(switches, vcpus.of_tid(prev_tid))
     for probe in probes:  # not always of the vCPU whose thread it is
-        at = np.searchsorted(row, events.rows(probe.event))
-        lane[at] = probed_vcpus(events, vcpus, probe)
+        correct(events.rows(probe.event), probed_vcpus(events, vcpus, probe))
     mine = lane >= 0
-    own = (row[mine], lane[mine], mark[row[mine]])
+    own = (row[mine], lane[mine], mark[mine])
     if next_tid is None:
         return own, (row[:0], lane[:0], mark[:0])
     lane = vcpus.of_tid(next_tid)

@@ -185,11 +185,13 @@ def _read_probes(
         return
     tid = events.tid[windows.put_row]
     # a put by another mark than a probe keeps the reason that the mark gave it
-    by_probe = np.isin(windows.put_row, put.rows)
-    for state, why in _REASON_OF_LIFE.items():
-        windows.reason[by_probe & (life == state)] = why
     at_put = np.searchsorted(put.rows, windows.put_row)
     at_put = np.minimum(at_put, max(len(put.rows) - 1, 0))
+    by_probe = np.zeros(len(windows), np.bool_)
+    if len(put.rows):
+        by_probe = put.rows[at_put] == windows.put_row
+    for state, why in _REASON_OF_LIFE.items():
+        windows.reason[by_probe & (life == state)] = why
     if put.preempted is not None and put.blocking is not None and len(put.rows):
         _reasons_by_flags(windows, put, at_put, by_probe)
 

@@ -90,7 +90,7 @@ def test_from_a_known_start_every_post_is_settled_as_the_reference_does(name):
         starts = np.cumsum([0, *[len(run) for run in runs[:-1]]])
         letters = np.array([row[0] for row in rows], np.uint8)
         vectors = np.array([row[1] for row in rows])
-        settled = classify_software_posts(
+        settled, _ = classify_software_posts(
             letters, vectors, starts, automaton, automaton.fresh
         )
         expected = [
@@ -119,7 +119,7 @@ def test_from_an_unknown_start_nothing_false_is_said(name):
     @given(timelines(policy), st.integers(0, 30))
     def check(rows, lost):
         rows = rows[lost:]
-        settled = classify_software_posts(
+        settled, _ = classify_software_posts(
             np.array([row[0] for row in rows], np.uint8),
             np.array([row[1] for row in rows]),
             np.array([0] if rows else []),
@@ -133,7 +133,7 @@ def test_from_an_unknown_start_nothing_false_is_said(name):
 
 def classify(letters, vectors, initial=None):
     automaton = Automaton.for_policy(POLICIES["suppress-on-put"])
-    settled = classify_software_posts(
+    settled, _ = classify_software_posts(
         np.array(letters, np.uint8),
         np.array(vectors),
         np.array([0]),
@@ -185,7 +185,7 @@ def test_a_post_of_an_unknown_vector_may_have_been_any():
 def test_one_run_says_nothing_of_the_next():
     automaton = Automaton.for_policy(POLICIES["suppress-on-put"])
     letters = [Letter.LOAD_OTHER, Letter.ENTER, Letter.POST_SW_EITHER]
-    settled = classify_software_posts(
+    settled, _ = classify_software_posts(
         np.array(letters, np.uint8),
         np.array([0, 0, 0x41]),
         np.array([0, 2]),

@@ -9,7 +9,7 @@ from timeline.scene import HLT, SLEEPS, Scene, Vcpu
 from timeline.streams import scenes
 
 from piscope.model.letters import Letter
-from piscope.replay.hidden_posts import hidden_posts, window_of
+from piscope.replay.hidden_posts import window_of, window_posts
 from piscope.replay.stimuli import Posted, build_stimuli
 
 
@@ -154,15 +154,13 @@ class TestWindowsInWhichKvmPosted:
         return scene
 
     def test_kvm_s_own_post_explains_the_window(self) -> None:
-        hidden, _ = hidden_posts(self.scene(0x41, 1 << 0x41).timeline())
+        hidden = window_posts(self.scene(0x41, 1 << 0x41).timeline()).hidden
         assert not hidden.any()
 
     def test_another_vector_is_hardware_s_in_an_open_order(self) -> None:
-        hidden, open_order = hidden_posts(
-            self.scene(0x41, 1 << 0x41 | 1 << 0x52).timeline()
-        )
-        assert hidden.tolist() == [True]
-        assert open_order.tolist() == [True]
+        found = window_posts(self.scene(0x41, 1 << 0x41 | 1 << 0x52).timeline())
+        assert found.hidden.tolist() == [True]
+        assert found.open_order.tolist() == [True]
 
     def test_a_post_to_one_of_two_explains_the_windows_of_both(self) -> None:
         # two vCPUs with vcpu_id 0: the target of the post is not known
@@ -181,7 +179,7 @@ class TestWindowsInWhichKvmPosted:
         t = scene.timeline()
         assert t.posts.vcpu.tolist() == [-1]
         assert len(t.windows) == 2
-        assert not hidden_posts(t)[0].any()
+        assert not window_posts(t).hidden.any()
 
 
 class TestWhatTheQuestionIs:

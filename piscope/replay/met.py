@@ -1,0 +1,117 @@
+"""What each post met, whatever the policy: its target's doings and the trace's doubts.
+
+Worked out once and shared by all policies, which differ in the descriptor only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from piscope.model.letters import Letter
+from piscope.replay.hidden_posts import WindowPosts, window_of, window_posts
+from piscope.replay.open_order import straddles
+from piscope.replay.pcpus import Occupancy
+from piscope.replay.rows import Targets, rows_of, taken_as_exit
+from piscope.replay.stimuli import Stimuli
+from piscope.sources.raw import Array
+from piscope.tables import Intervals, Kind, Timeline
+
+__all__ = ("Met", "what_posts_met")
+
+_POSTS = np.zeros(len(Letter), np.bool_)
+_POSTS[
+    [
+        Letter.POST_HW,
+        Letter.POST_SW_NEW,
+        Letter.POST_SW_AGAIN,
+        Letter.POST_SW_EITHER,
+    ]
+] = True
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """The posts among the stimuli, in their order, and what surrounds each one.
+
+    targets     who they were meant for, and in which window or kind of interval
+    ts_ns       int64[n]
+    reason      int32[n]   the VM-exit reason its target was handling, -1: none
+    cpu         int32[n]   the pCPU that NDST names
+    sure        bool[n]    the timeline is certain of the target's kind or window
+    rows        uint32[n]  the rows of the state table that the timeline allows
+    exits       bool[n]    a notification in guest mode surely ended the guest's run
+    maybe_exits bool[n]    or may have
+    straddling  bool[n]    its target did something while KVM was posting
+    windows     what was posted into each window
+    """
+
+    targets: Targets
+    ts_ns: npt.NDArray[np.int64]
+    reason: npt.NDArray[np.int32]
+    cpu: npt.NDArray[np.int32]
+    sure: npt.NDArray[np.bool_]
+    rows: npt.NDArray[np.uint32]
+    exits: npt.NDArray[np.bool_]
+    maybe_exits: npt.NDArray[np.bool_]
+    straddling: npt.NDArray[np.bool_]
+    windows: WindowPosts
+
+
+def what_posts_met(timeline: Timeline, stimuli: Stimuli, places: Occupancy) -> Met:
+    """Look up every post among the stimuli, once for all policies."""
+    post = np.flatnonzero(_POSTS[stimuli.letter])
+    ts_ns, row, vcpu = stimuli.ts_ns[post], stimuli.row[post], stimuli.vcpu[post]
+    traced = stimuli.post[post]
+    hidden = traced < 0
+    w = timeline.windows
+    window = np.where(hidden, stimuli.window[post], window_of(w, vcpu, row))
+    kind, reason, cpu_now, sure = _doing(timeline.intervals, vcpu, ts_ns)
+    unloaded = window >= 0
+    at = np.maximum(window, 0)
+    if len(w):
+        sure &= ~unloaded | w.certain[at]
+    cpu = np.where(unloaded, w.put_cpu[at] if len(w) else -1, cpu_now)
+    n_events = len(places.events)
+    targets = Targets.of(timeline, stimuli, post, window, kind, n_events)
+    exits, maybe_exits = taken_as_exit(timeline, places.events, targets)
+    meanwhile = straddles(timeline.posts, timeline.acts, n_events)
+    return Met(
+        targets=targets,
+        ts_ns=ts_ns,
+        reason=reason,
+        cpu=cpu.astype(np.int32),
+        sure=sure,
+        rows=rows_of(timeline, targets, places),
+        exits=exits,
+        maybe_exits=maybe_exits,
+        straddling=~hidden & np.append(meanwhile, False)[np.maximum(traced, 0)],
+        windows=window_posts(timeline),
+    )
+
+
+def _doing(
+    intervals: Intervals, vcpu: Array, ts_ns: Array
+) -> tuple[
+    npt.NDArray[np.uint8],
+    npt.NDArray[np.int32],
+    npt.NDArray[np.int32],
+    npt.NDArray[np.bool_],
+]:
+    """What each vCPU was doing at an instant: kind, exit reason, pCPU, certain."""
+    if not len(intervals):
+        none = np.full(len(vcpu), -1, np.int32)
+        return np.zeros(len(vcpu), np.uint8), none, none, np.zeros(len(vcpu), np.bool_)
+    base = int(intervals.start_ns.min())
+    span = int(intervals.end_ns.max()) - base + 2
+    key = intervals.vcpu.astype(np.int64) * span + (intervals.start_ns - base)
+    wanted = vcpu.astype(np.int64) * span + np.maximum(ts_ns - base, 0)
+    at = np.maximum(np.searchsorted(key, wanted, side="right") - 1, 0)
+    return (
+        intervals.kind[at],
+        intervals.reason[at],
+        intervals.cpu[at],
+        intervals.certain[at] & (intervals.kind[at] != Kind.UNKNOWN),
+    )
