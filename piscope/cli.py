@@ -84,6 +84,10 @@ COMMANDS: dict[str, LazyCommand] = {
         "piscope.commands.schema:schema",
         "Document the tables that `piscope report` writes, or one TABLE of them.",
     ),
+    "synth": LazyCommand(
+        "piscope.commands.synth:synth",
+        "Make a capture of a simulated host, and the truth beside it.",
+    ),
     "timeline": LazyCommand(
         "piscope.commands.timeline:timeline",
         "Draw what each vCPU did, and what notifications to it hit.",

@@ -60,6 +60,11 @@ class Progress:
             if len(chunk):
                 self._show(int(chunk.ts_ns[-1]))
 
+    def at(self, done: int, ts_ns: int) -> None:
+        """So many events are done, up to an instant."""
+        self._done = done
+        self._show(ts_ns)
+
     def _show(self, ts_ns: int) -> None:
         now_s = time.monotonic()
         if not self._active or now_s - self._started_s < _PATIENCE_S:

@@ -17,6 +17,7 @@ from writers.trace_events import BY_NAME, POINTS, Event, Tracepoint
 from piscope.sources import trace_dat_batches
 from piscope.sources.raw import Wanted
 from piscope.sources.trace_dat import TraceDatSource, open_trace_dat
+from piscope.synth import trace_dat_file
 
 EVERY = Wanted({"*": None})
 
@@ -131,11 +132,12 @@ def test_what_is_written_comes_back(
         zero_page=zero_page,
     )
     made.page_size = min(4096, shape.page_size)
-    pages_in_chunk, w.PAGES_IN_CHUNK = w.PAGES_IN_CHUNK, chunk_pages
+    pages_in_chunk = trace_dat_file.PAGES_IN_CHUNK
+    trace_dat_file.PAGES_IN_CHUNK = chunk_pages
     try:
         source = opened(made)
     finally:
-        w.PAGES_IN_CHUNK = pages_in_chunk
+        trace_dat_file.PAGES_IN_CHUNK = pages_in_chunk
     found = [strip(e) for e in rows_of(source)]
     assert found == [strip(e) for e in events]
     assert source.losses == []

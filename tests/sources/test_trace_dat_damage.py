@@ -12,6 +12,7 @@ from writers.trace_dat_cases import ALL, FILES, causes, made, tids
 
 from piscope.errors import PiscopeError, TraceFormatError
 from piscope.sources.trace_dat import open_trace_dat
+from piscope.synth import trace_dat_file
 
 
 # The places of all sub-buffers in an uncompressed file, by their time stamps.
@@ -92,7 +93,7 @@ def pages_at(data: bytes) -> list[int]:
 def test_a_damaged_chunk_is_skipped_with_the_sub_buffers_it_is_part_of(
     compressor: w.Compressor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(w, "PAGES_IN_CHUNK", 2)
+    monkeypatch.setattr(trace_dat_file, "PAGES_IN_CHUNK", 2)
     recording = made(compressor=compressor)
     data = bytearray(w.trace_dat(recording))
     chunk = chunks_of(bytes(data), recording)[2]
@@ -110,7 +111,7 @@ def test_a_damaged_chunk_is_skipped_with_the_sub_buffers_it_is_part_of(
 def test_after_a_damaged_chunk_header_the_next_chunk_is_found(
     compressor: w.Compressor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(w, "PAGES_IN_CHUNK", 2)
+    monkeypatch.setattr(trace_dat_file, "PAGES_IN_CHUNK", 2)
     recording = made(compressor=compressor)
     data = bytearray(w.trace_dat(recording))
     chunk = chunks_of(bytes(data), recording)[2]
@@ -134,7 +135,7 @@ def test_sub_buffers_that_straddle_chunks_are_skipped_with_either() -> None:
 
 def chunks_of(data: bytes, recording: w.Recording) -> list[int]:
     """The chunks of the first pCPU, found by what the compressor writes."""
-    size = min(w.PAGES_IN_CHUNK * recording.page_size, 1 << 20)
+    size = min(trace_dat_file.PAGES_IN_CHUNK * recording.page_size, 1 << 20)
     magic = b"\x78" if recording.compressor == "zlib" else b"\x28\xb5\x2f\xfd"
     pattern = struct.pack("<I", size) + magic
     found, at = [], data.find(pattern)
@@ -152,7 +153,7 @@ def cut_file(version: int, compressor: w.Compressor) -> bytes:
 def test_a_cut_file_gives_every_whole_event_before_the_cut(
     version: int, compressor: w.Compressor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(w, "PAGES_IN_CHUNK", 2)
+    monkeypatch.setattr(trace_dat_file, "PAGES_IN_CHUNK", 2)
     data = cut_file(version, compressor)
     whole = sum(map(len, ALL.values()))
     seen = set()
