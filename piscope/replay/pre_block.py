@@ -35,6 +35,7 @@ class Inserted:
     starts   int64[v]      first index of each vCPU's letters
     extra    bool[n + m]   letters that STIMULI lack
     vcpu     int32[m]      of those
+    row      int64[m]      the event each rests on
     """
 
     letters: npt.NDArray[np.uint8]
@@ -42,6 +43,7 @@ class Inserted:
     starts: npt.NDArray[np.int64]
     extra: npt.NDArray[np.bool_]
     vcpu: npt.NDArray[np.int32]
+    row: npt.NDArray[np.int64]
 
 
 def with_pre_block(timeline: Timeline, stimuli: Stimuli) -> Inserted:
@@ -71,7 +73,7 @@ def with_pre_block(timeline: Timeline, stimuli: Stimuli) -> Inserted:
     key = stimuli.vcpu.astype(np.int64) * span + stimuli.row
     at = np.searchsorted(key, vcpu.astype(np.int64) * span + row, side="right")
     order = np.lexsort((row, vcpu, at))
-    at, vcpu, letter = at[order], vcpu[order], letter[order]
+    at, vcpu, row, letter = at[order], vcpu[order], row[order], letter[order]
     extra = np.insert(np.zeros(len(stimuli), np.bool_), at, True)
     shift = np.searchsorted(vcpu, np.arange(len(stimuli.starts)), side="left")
     return Inserted(
@@ -80,6 +82,7 @@ def with_pre_block(timeline: Timeline, stimuli: Stimuli) -> Inserted:
         starts=stimuli.starts + shift,
         extra=extra,
         vcpu=vcpu.astype(np.int32),
+        row=row,
     )
 
 

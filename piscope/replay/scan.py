@@ -16,7 +16,9 @@ letter is in reach, the block is longer, and a very long one is walked alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +26,7 @@ import numpy.typing as npt
 from piscope.model.letters import Letter
 from piscope.replay.automaton import Automaton
 
-__all__ = ("Automaton", "Letter", "Walk", "scan")
+__all__ = ("Automaton", "Letter", "Walk", "Walkable", "scan")
 
 # Letters per block. Shorter blocks cost more cuts, longer ones more turns; flat between
 # 128 and 1024 (benchmarks of 4 M letters).
@@ -36,6 +38,26 @@ _ROW_BITS = 5
 assert len(Letter) <= 1 << _ROW_BITS
 # Below this a stream is walked alone: the turns would cost more than its letters.
 _SHORT = 128 * _BLOCK
+
+
+class Walkable(Protocol):
+    """What is needed of a deterministic automaton, as Automaton documents it."""
+
+    @property
+    def sets(self) -> Sequence[Any]:
+        """Its states."""
+
+    @property
+    def next_set(self) -> npt.NDArray[np.uint16]:
+        """uint16[sets, letters]."""
+
+    @property
+    def constant(self) -> npt.NDArray[np.int32]:
+        """int32[letters]."""
+
+    @property
+    def unknown(self) -> int:
+        """The one to begin with where nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +76,7 @@ class Walk:
 
 
 def scan(
-    automaton: Automaton,
+    automaton: Walkable,
     letters: npt.NDArray[np.uint8],
     starts: npt.NDArray[np.int64],
     initial: int | npt.NDArray[np.integer] | None = None,
@@ -87,7 +109,7 @@ def scan(
 
 
 def _initial_sets(
-    automaton: Automaton,
+    automaton: Walkable,
     letters: npt.NDArray[np.uint8],
     starts: npt.NDArray[np.int64],
     initial: int | npt.NDArray[np.integer] | None,
@@ -119,7 +141,7 @@ class _Blocks:
 
 
 def _walk(
-    automaton: Automaton,
+    automaton: Walkable,
     letters: npt.NDArray[np.uint8],
     starts: npt.NDArray[np.int64],
     first_sets: npt.NDArray[np.uint16],
@@ -138,7 +160,7 @@ def _walk(
 
 
 def _cut(
-    automaton: Automaton,
+    automaton: Walkable,
     letters: npt.NDArray[np.uint8],
     starts: npt.NDArray[np.int64],
     first_sets: npt.NDArray[np.uint16],
@@ -160,7 +182,7 @@ def _cut(
 
 
 def _walk_alone(
-    automaton: Automaton,
+    automaton: Walkable,
     letters: npt.NDArray[np.uint8],
     blocks: _Blocks,
     after: npt.NDArray[np.uint16],
@@ -185,7 +207,7 @@ def _walk_alone(
 
 
 def _walk_in_step(
-    automaton: Automaton,
+    automaton: Walkable,
     letters: npt.NDArray[np.uint8],
     blocks: _Blocks,
     after: npt.NDArray[np.uint16],
