@@ -21,7 +21,16 @@ from piscope.outcomes import Hit, PolicyResult, Row
 from piscope.pipeline import Analysis
 from piscope.schema import KERNEL_FIELDS, TABLES, arrow_schema
 from piscope.sources.raw import Array, Loss
-from piscope.tables import Events, Intervals, Kind, Posts, PutReason, Vcpus, Windows
+from piscope.tables import (
+    Events,
+    Given,
+    Intervals,
+    Kind,
+    Posts,
+    PutReason,
+    Vcpus,
+    Windows,
+)
 
 __all__ = ("EVENTS_AT_ONCE", "arrow_table", "event_tables")
 
@@ -205,8 +214,10 @@ def _windows(rows: Windows) -> dict[str, Any]:
 def _posts(rows: Posts) -> dict[str, Any]:
     return {
         **_same_names(rows, "ts_ns", "at", "row", "vcpu_id", "vector", "msi"),
-        **_same_names(rows, "unicast", "cpu", "tid", "posted", "certain"),
-        **_same_names(rows, "cause", "postable"),
+        **_same_names(rows, "unicast", "posted", "certain", "cause", "postable"),
+        "cpu": _known(rows.cpu),
+        "tid": _known(rows.tid),
+        "given": _named(rows.given, Given),
         "post": np.arange(len(rows)),
         "origin": _named(rows.origin, Origin),
         "evidence": _named(rows.evidence, Evidence),

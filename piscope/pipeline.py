@@ -28,6 +28,7 @@ from piscope.replay.stimuli import Posted, Stimuli, build_stimuli
 from piscope.sources.raw import Source, Wanted
 from piscope.tables import Events, Timeline
 from piscope.timeline.build import build_timeline
+from piscope.timeline.user_posts import UserPosts, with_user_posts
 
 __all__ = ("DEFAULT_POLICIES", "Analysis", "analyze")
 
@@ -62,6 +63,7 @@ def analyze(
     posted: Posted = "msi",
     fastpath: frozenset[int] = DEFAULT_FASTPATH,
     platform: Platform = DEFAULT_PLATFORM,
+    given: UserPosts | None = None,
     ignore: tuple[str, ...] = (),
     cpus: frozenset[int] | None = None,
     start_ns: int | None = None,
@@ -72,7 +74,8 @@ def analyze(
     """Analyze one open trace.
 
     `fastpath` are the exit reasons that the policy more-fastpath shelters, `platform`
-    is what the replayed host and VM offer, `ignore` are patterns of events to treat
+    is what the replayed host and VM offer, `given` are posts that the user knows of
+    besides those that the trace shows, `ignore` are patterns of events to treat
     as absent, `cpus`, `start_ns` and `end_ns` narrow what is read; `tsc_khz` is the
     frequency of a raw x86-tsc clock; `progress` is told the name of each stage as it
     begins.
@@ -90,6 +93,9 @@ def analyze(
     events = collect(source, wanted, tsc_khz)
     progress("timeline")
     timeline = build_timeline(events)
+    if given is not None:
+        narrowed = start_ns is not None or end_ns is not None
+        timeline = with_user_posts(timeline, events, given, narrowed=narrowed)
     places = occupancy(events, timeline.vcpus, timeline.intervals, timeline.acts)
     stimuli = build_stimuli(timeline, events, posted)
     met = what_posts_met(timeline, stimuli, places)

@@ -198,20 +198,20 @@ WINDOWS = Table(
 )
 POSTS = Table(
     "POSTS",
-    "an interrupt that KVM accepted for a vCPU",
-    "by at",
+    "an interrupt that KVM accepted for a vCPU, or that the user gave",
+    "by at, then ts_ns",
     (
         Column("post", "int64", "number of the post, from 0"),
-        _ts("ts_ns", "when the call chain began"),
-        _row("at", "event that began the call chain"),
-        _row("row", "the accept event"),
+        _ts("ts_ns", "when the call chain began; of a given one, when it was posted"),
+        _row("at", "event that began the call chain; of a given one, the last before"),
+        _row("row", "the accept event; of a given one, the last event before it"),
         _vcpu("target; null: several have that vcpu_id, or none", nullable=True),
         Column("vcpu_id", "int32", "target as traced"),
         Column("vector", "int16", "interrupt vector"),
         Column("msi", "bool", "delivered by an MSI"),
         Column("unicast", "bool", "the MSI had one destination"),
-        Column("cpu", "int32", "pCPU on which it was posted"),
-        Column("tid", "int32", "thread in whose context"),
+        Column("cpu", "int32", "pCPU on which KVM posted it", nullable=True),
+        Column("tid", "int32", "thread in whose context", nullable=True),
         Column("posted", "bool", "through PIR; false: into IRR, APICv was off"),
         Column("certain", "bool", "false: the target was learned from other posts"),
         Column("origin", "name", "who posted (origins.Origin)"),
@@ -228,6 +228,7 @@ POSTS = Table(
             nullable=True,
         ),
         Column("target_by", "name", "what tells the target (origins.Target)"),
+        Column("given", "name", "traced, or who posted by the user (tables.Given)"),
     ),
 )
 STIMULI = Table(

@@ -21,6 +21,7 @@ from piscope.sources.raw import Array, Loss, Payload, TraceInfo
 __all__ = (
     "Acts",
     "Events",
+    "Given",
     "Intervals",
     "Kind",
     "Posts",
@@ -276,9 +277,18 @@ class Windows:
         return len(self.vcpu)
 
 
+class Given(IntEnum):
+    """Who posted, where a user said so; the names are those of POSTS.given."""
+
+    TRACED = 0  # nobody said: the trace shows it
+    VTD = 1
+    IPIV = 2
+    KVM = 3
+
+
 @dataclass(slots=True)
 class Posts:
-    """Interrupts that KVM accepted for a vCPU, in time order.
+    """Interrupts that KVM accepted for a vCPU, or that a user gave, in time order.
 
     ts_ns      int64[n]  the instant of the post; for an MSI, kvm_msi_set_irq
     at         int64[n]  the row of EVENTS at which the call chain began
@@ -303,6 +313,9 @@ class Posts:
     device     int32[n]  index into `devices`: the interrupt's name, -1: none
     devices    names of interrupts
     target_by  uint8[n]  origins.Target: what tells the target
+    given      uint8[n]  Given: not traced, but given by the user, and who posted it;
+                         `at` and `row` are then the last event up to it, `cpu` and
+                         `tid` -1
     """
 
     ts_ns: npt.NDArray[np.int64]
@@ -325,9 +338,16 @@ class Posts:
     device: npt.NDArray[np.int32]
     devices: list[str]
     target_by: npt.NDArray[np.uint8]
+    given: npt.NDArray[np.uint8]
 
     def __len__(self) -> int:
         return len(self.ts_ns)
+
+    @property
+    def given_by_hardware(self) -> npt.NDArray[np.bool_]:
+        """bool[n]: posts that a user says VT-d or IPI virtualization made."""
+        result: npt.NDArray[np.bool_] = np.isin(self.given, (Given.VTD, Given.IPIV))
+        return result
 
 
 @dataclass(slots=True)

@@ -80,7 +80,9 @@ def _build(policy: Policy, platform: Platform) -> FirstPost:
     may_forget: list[list[bool]] = []
     for before, posted in sets:  # grows on the way
         arrived = _after_posts(table, (*before, *posted), posted)
-        rows: tuple[list[int], list[bool], list[bool]] = ([], [], [])
+        row: list[int] = []
+        surely_row: list[bool] = []
+        maybe_row: list[bool] = []
         for letter in Letter:
             now = _step(table, before, letter) or _step(table, table.legal, letter)
             then = _step(table, arrived, letter)
@@ -89,12 +91,12 @@ def _build(policy: Policy, platform: Platform) -> FirstPost:
             if pair not in ids:
                 ids[pair] = len(sets)
                 sets.append(pair)
-            maybe = surely or _may_forget(table, before, letter)
-            for row, value in zip(rows, (ids[pair], surely, maybe), strict=True):
-                row.append(value)
-        following.append(rows[0])
-        forgets.append(rows[1])
-        may_forget.append(rows[2])
+            row.append(ids[pair])
+            surely_row.append(bool(surely))
+            maybe_row.append(bool(surely) or _may_forget(table, before, letter))
+        following.append(row)
+        forgets.append(surely_row)
+        may_forget.append(maybe_row)
         assert len(sets) <= _MOST_PAIRS, "the subset construction does not end"
     next_set = np.array(following, np.uint16)
     constant = np.where(
@@ -114,12 +116,12 @@ def _build(policy: Policy, platform: Platform) -> FirstPost:
 
 
 def _may_forget(table: Table, states: States, letter: Letter) -> bool:
-    """Whether, for some open state, it is the same behind the letter after a post."""
+    """Whether some state that a post changes is the same behind the letter after it."""
+    changed = ((s, _after_posts(table, (s,), ())) for s in states)
     return any(
-        set(_step(table, (state,), letter))
-        & set(_step(table, _after_posts(table, (state,), ()), letter))
-        for state in states
-        if _sends(table, state)
+        set(_step(table, (state,), letter)) & set(_step(table, posted, letter))
+        for state, posted in changed
+        if state not in posted
     )
 
 

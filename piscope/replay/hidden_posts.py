@@ -46,7 +46,25 @@ def window_posts(timeline: Timeline) -> WindowPosts:
     by_kvm, kvm_bits = _posts_of_kvm(timeline)
     foreign = (w.new_pir & ~kvm_bits).any(axis=1) & w.probed
     hidden = np.where(by_kvm, foreign, gained | turned_on)
+    # what the user gave explains what the probes read, but for other vectors
+    some, bits = _given_by_hardware(timeline)
+    hidden &= ~some | ((w.new_pir & ~kvm_bits & ~bits).any(axis=1) & w.probed)
     return WindowPosts(by_kvm, hidden, hidden & by_kvm)
+
+
+def _given_by_hardware(timeline: Timeline) -> tuple[Array, Array]:
+    """Per window: whether the user gave a post by hardware in it; their PIR bits."""
+    w, posts = timeline.windows, timeline.posts
+    which = np.flatnonzero(posts.given_by_hardware)
+    at = window_of(w, posts.vcpu[which], posts.at[which])
+    which, at = which[at >= 0], at[at >= 0]
+    some = np.zeros(len(w), np.bool_)
+    some[at] = True
+    bits = np.zeros((len(w), 4), np.uint64)
+    vector = posts.vector[which].astype(np.int64)
+    bit = np.uint64(1) << (vector & 63).astype(np.uint64)
+    np.bitwise_or.at(bits, (at, vector >> 6), bit)
+    return some, bits
 
 
 def _posts_of_kvm(timeline: Timeline) -> tuple[Array, Array]:
@@ -68,7 +86,8 @@ def _posts_of_kvm(timeline: Timeline) -> tuple[Array, Array]:
             bit = np.uint64(1) << (vector & 63).astype(np.uint64)
             np.bitwise_or.at(bits, (at, vector >> 6), bit)
 
-    known = np.flatnonzero(posts.posted & (posts.vcpu >= 0))
+    by_kvm = posts.posted & ~posts.given_by_hardware
+    known = np.flatnonzero(by_kvm & (posts.vcpu >= 0))
     add(known, posts.vcpu[known])
     for vcpu, which in maybe_targets(timeline):
         add(which, np.full(len(which), vcpu, np.int32))

@@ -23,6 +23,13 @@ from piscope.tables import Kind, PutReason, Timeline
 
 __all__ = ("Inserted", "with_pre_block")
 
+_POSTS = (
+    Letter.POST_HW,
+    Letter.POST_SW_NEW,
+    Letter.POST_SW_AGAIN,
+    Letter.POST_SW_EITHER,
+    Letter.MAYBE_POST_SW,
+)
 _IN_A_HALT = (Kind.POLL, Kind.BLOCKED, Kind.PREEMPTED)
 
 
@@ -70,8 +77,11 @@ def with_pre_block(timeline: Timeline, stimuli: Stimuli) -> Inserted:
     letter = np.concatenate([armed, np.full(len(ends), Letter.POST_BLOCK)])
 
     span = int(max(stimuli.row.max(initial=0), row.max(initial=0))) + 2
-    key = stimuli.vcpu.astype(np.int64) * span + stimuli.row
-    at = np.searchsorted(key, vcpu.astype(np.int64) * span + row, side="right")
+    # before posts at the same row: a user's lie behind the event, not at it
+    key = 2 * (stimuli.vcpu.astype(np.int64) * span + stimuli.row)
+    key += np.isin(stimuli.letter, _POSTS)
+    key = np.maximum.accumulate(key)
+    at = np.searchsorted(key, 2 * (vcpu.astype(np.int64) * span + row), side="right")
     order = np.lexsort((row, vcpu, at))
     at, vcpu, row, letter = at[order], vcpu[order], row[order], letter[order]
     extra = np.insert(np.zeros(len(stimuli), np.bool_), at, True)

@@ -24,7 +24,7 @@ from piscope.model.letters import Letter
 from piscope.replay.hidden_posts import window_posts
 from piscope.replay.open_order import open_posts, open_syncs
 from piscope.sources.raw import Array
-from piscope.tables import Acts, Events, Posts, PutReason, Timeline, Windows
+from piscope.tables import Acts, Events, Given, Posts, PutReason, Timeline, Windows
 
 __all__ = ("Posted", "Stimuli", "build_stimuli")
 
@@ -145,11 +145,10 @@ def build_stimuli(timeline: Timeline, events: Events, posted: Posted) -> Stimuli
     add(acts.vcpu[at], acts.row[at], _Place.LOAD_OR_PUT, loads, _NEITHER)
 
     real = np.flatnonzero(posts.posted & (posts.vcpu >= 0))
-    by_hardware = posts.unicast[real] if posted == "msi" else np.zeros(len(real), bool)
-    letter = np.where(by_hardware, Letter.POST_HW, Letter.POST_SW_EITHER)
+    by_hardware = _by_hardware(posts, posted)
+    letter = np.where(by_hardware[real], Letter.POST_HW, Letter.POST_SW_EITHER)
     add(posts.vcpu[real], posts.at[real], _Place.POST, letter, _FIRST_POST - real)
-    as_kvm = posts.posted & ~(posts.unicast & (posted == "msi"))
-    target, row = open_posts(timeline, as_kvm, len(events))
+    target, row = open_posts(timeline, posts.posted & ~by_hardware, len(events))
     add(target, row, _Place.HIDDEN_POST, Letter.MAYBE_POST_SW, _NEITHER)
     at = np.flatnonzero(window_posts(timeline).hidden)
     add(w.vcpu[at], w.put_row[at], _Place.HIDDEN_POST, Letter.POST_HW, at)
@@ -187,13 +186,31 @@ def build_stimuli(timeline: Timeline, events: Events, posted: Posted) -> Stimuli
         letter=letter,
         vcpu=vcpu,
         starts=np.searchsorted(vcpu, np.arange(len(timeline.vcpus))).astype(np.int64),
-        ts_ns=events.ts_ns[row],
+        ts_ns=_instants(events, posts, row, post),
         row=row,
         cpu=events.cpu[row],
         window=window,
         post=post,
         vector=_vectors(letter, window, post, w, posts),
     )
+
+
+def _by_hardware(posts: Posts, posted: Posted) -> npt.NDArray[np.bool_]:
+    """bool[posts]: those that are replayed as posted by hardware."""
+    asked = posts.unicast & (posted == "msi") & (posts.given == Given.TRACED)
+    result: npt.NDArray[np.bool_] = asked | posts.given_by_hardware
+    return result
+
+
+def _instants(
+    events: Events, posts: Posts, row: Array, post: Array
+) -> npt.NDArray[np.int64]:
+    ts_ns = events.ts_ns[row]
+    # what a user gave lies between two events
+    given = np.flatnonzero(post >= 0)
+    given = given[posts.given[post[given]] != Given.TRACED]
+    ts_ns[given] = posts.ts_ns[post[given]]
+    return ts_ns
 
 
 def _forgets(blind: Array, vcpu: Array, row: Array) -> npt.NDArray[np.int64]:

@@ -83,6 +83,7 @@ def find_posts(
         device=handlers.device[order],
         devices=handlers.devices,
         target_by=target_by[order],
+        given=np.zeros(len(order), np.uint8),
     )
 
 
