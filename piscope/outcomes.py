@@ -170,6 +170,7 @@ class Exposure:
     unseen_wrong bool[n]  and might have been taken in another vCPU's guest mode
     invisible    int64[vCPUs]  visits to userspace that the trace may hide, each one
                  more window
+    lost         windows, at the most, that lie in what the trace lost, and are open
     """
 
     exposed: npt.NDArray[np.bool_]
@@ -178,6 +179,7 @@ class Exposure:
     unseen: npt.NDArray[np.bool_]
     unseen_wrong: npt.NDArray[np.bool_]
     invisible: npt.NDArray[np.int64]
+    lost: int
 
 
 @dataclass(slots=True)
@@ -189,12 +191,14 @@ class Residual:
     surely   bool[n]   ON at a put that no known post explains (probes)
     seen     bool[n]   the same, or not excluded by what the probes read; the other rows
                        are stretches in the host that leave room for one
+    lost     such stretches, at the most, that lie in what the trace lost
     """
 
     vcpu: npt.NDArray[np.int32]
     cpu: npt.NDArray[np.int32]
     surely: npt.NDArray[np.bool_]
     seen: npt.NDArray[np.bool_]
+    lost: int
 
 
 @dataclass(slots=True)

@@ -105,7 +105,13 @@ def analyze(
         progress(f"replay {name}")
         walks[name] = replay(timeline, stimuli, POLICIES[name], platform, fastpath)
         results[name] = _result(
-            POLICIES[name], timeline, stimuli, walks[name], places, met
+            POLICIES[name],
+            timeline,
+            stimuli,
+            walks[name],
+            places,
+            met,
+            posted != "none",
         )
     return Analysis(
         events=events,
@@ -131,10 +137,11 @@ def _result(
     replayed: Replayed,
     places: Occupancy,
     met: Met,
+    what_if: bool,
 ) -> PolicyResult:
     findings = find(timeline, stimuli, replayed, places, met)
     exposure, residual, costs = expose(
-        timeline, stimuli, replayed, findings, places, met.windows
+        timeline, stimuli, replayed, findings, places, what_if, met.windows
     )
     surprise = replayed.automaton.surprise[replayed.walk.before, replayed.letters]
     return PolicyResult(

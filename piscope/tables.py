@@ -383,6 +383,7 @@ class Timeline:
     blind     int64[n, 2]  rows, half-open, from which events of some pCPU are missing;
               ascending, no two touch. An empty one: lost between two rows
     unplaced_losses  events lost at unknown places: each may hide, or fake, one window
+    lost_windows     windows that may lie in lost stretches of known place, at the most
     """
 
     vcpus: Vcpus
@@ -395,3 +396,4 @@ class Timeline:
     userspace_visible: bool
     blind: npt.NDArray[np.int64]
     unplaced_losses: int
+    lost_windows: int

@@ -57,10 +57,13 @@ def expose(
     replayed: Replayed,
     findings: Findings,
     places: Occupancy,
+    what_if: bool,
     posted: WindowPosts | None = None,
 ) -> tuple[Exposure, Residual, Costs]:
     """One policy's exposure, what may have gone unseen, and its costs.
 
+    `what_if`: some posts by KVM are replayed as posts by hardware, so that what the
+    trace lost may hide such posts even where the captured hardware did not post.
     `posted` is what `window_posts` gives, for callers that replay several policies.
     """
     w = timeline.windows
@@ -89,15 +92,17 @@ def expose(
     invisible = _invisible_visits(timeline)
     if hardware is False:
         unseen[:] = False
-    if hardware is False or not _some_reason_exposes(replayed):
         invisible[:] = 0
+    lost = timeline.lost_windows if what_if or hardware is not False else 0
+    if not _some_reason_exposes(replayed):
+        invisible[:] = lost = 0
     at = np.flatnonzero(unseen)
     guest_ns = places.guest.covered_ns(w.put_cpu[at], w.put_ns[at], w.load_ns[at])
     unseen_wrong = np.zeros(n, np.bool_)
     unseen_wrong[at] = guest_ns > 0
     return (
-        Exposure(exposed, maybe, on_at_put, unseen, unseen_wrong, invisible),
-        _residual(timeline, stimuli, replayed, hardware, posted),
+        Exposure(exposed, maybe, on_at_put, unseen, unseen_wrong, invisible, lost),
+        _residual(timeline, stimuli, replayed, hardware, posted, what_if),
         _costs(stimuli, replayed, len(timeline.vcpus)),
     )
 
@@ -129,12 +134,16 @@ def _residual(
     replayed: Replayed,
     hardware: bool | None,
     posted: WindowPosts,
+    what_if: bool,
 ) -> Residual:
     a, walk, letters = replayed.automaton, replayed.walk, replayed.letters
     w = timeline.windows
+    lost = timeline.lost_windows if what_if or hardware is not False else 0
+    if replayed.policy.suppress_at_exit:
+        lost = 0
     if hardware is False:
         none = np.empty(0, np.int64)
-        return _rows(timeline, none, none[:0] > 0, none[:0] > 0)
+        return _rows(timeline, none, none > 0, none > 0, stimuli, lost)
     # ON at a put, where the replay of all known posts says that it should be 0
     at = np.flatnonzero(
         np.isin(letters, (Letter.OBSERVE_ON1_PIR0, Letter.OBSERVE_ON1_PIR1))
@@ -168,6 +177,7 @@ def _residual(
         np.concatenate([surely, in_put, np.zeros(len(ends), np.bool_)]),
         np.arange(len(at) + len(within) + len(ends)) < len(at) + len(within),
         stimuli,
+        lost,
     )
 
 
@@ -176,7 +186,8 @@ def _rows(
     where: npt.NDArray[np.int64],
     surely: npt.NDArray[np.bool_],
     seen: npt.NDArray[np.bool_],
-    stimuli: Stimuli | None = None,
+    stimuli: Stimuli,
+    lost: int,
 ) -> Residual:
     """Rows of RESIDUAL; `where` is a window, or -1 - the stimulus ending a stretch."""
     w = timeline.windows
@@ -184,10 +195,9 @@ def _rows(
     cpu = np.full(len(where), -1, np.int32)
     window = where >= 0
     vcpu[window], cpu[window] = w.vcpu[where[window]], w.put_cpu[where[window]]
-    if stimuli is not None:
-        at = -1 - where[~window]
-        vcpu[~window], cpu[~window] = stimuli.vcpu[at], stimuli.cpu[at]
-    return Residual(vcpu, cpu, surely, seen)
+    at = -1 - where[~window]
+    vcpu[~window], cpu[~window] = stimuli.vcpu[at], stimuli.cpu[at]
+    return Residual(vcpu, cpu, surely, seen, lost)
 
 
 def _costs(stimuli: Stimuli, replayed: Replayed, vcpus: int) -> Costs:

@@ -43,16 +43,28 @@ def _against(first: PolicySummary, second: PolicySummary, gone: Removed) -> list
         of_which = _gone(first, second, gone)
         sentence += f": {bounds_text(gone.total)} removed ({of_which})"
     sentences = [f"{sentence}."]
-    more = [
-        f"up to {total.max - shown.max:,} more under {policy.name}"
-        for policy, total, shown in ((first, a, shown_a), (second, b, shown_b))
-        if total.max > shown.max
+    both = ((first, a, shown_a), (second, b, shown_b))
+    unseen = [
+        (total.max - shown.max - policy.lost_windows, policy)
+        for policy, total, shown in both
     ]
+    lost = [(policy.lost_windows, policy) for policy, _, _ in both]
+    more = [
+        f"{_up_to(unseen)}, by posts that left no event",
+        f"{_up_to(lost)}, in what the trace lost",
+    ]
+    more = [part for part in more if part[0] != ","]
     if more:
-        sentences.append(
-            f"Not excluded: {' and '.join(more)}, by posts that left no event."
-        )
+        sentences.append(f"Not excluded: {'; '.join(more)}.")
     return sentences
+
+
+def _up_to(more: list[tuple[int, PolicySummary]]) -> str:
+    return " and ".join(
+        f"up to {count:,} more under {policy.name}"
+        for count, policy in more
+        if count > 0
+    )
 
 
 def _only_windows(first: PolicySummary, second: PolicySummary) -> str:

@@ -45,11 +45,13 @@ def summarize_policy(
     residual = count(Hit.HOST) + observed
     unseen = int((result.exposure.unseen & win).sum())
     hidden = int(result.exposure.invisible[vcpu_mask].sum())
-    unseen += hidden
+    lost = result.exposure.lost
+    unseen += hidden + lost
     unseen_wrong = int((result.exposure.unseen_wrong & win).sum())
     if result.exposure.invisible.any():
         unseen_wrong += int(result.exposure.invisible[vcpu_mask].sum())
-    unseen_residual = int((~r.seen & res).sum())
+    unseen_wrong += lost
+    unseen_residual = int((~r.seen & res).sum()) + r.lost
     # Each event that was lost nobody knows where may hide a window, or fake one; only
     # a policy that leaves some window open can have sent anything into it.
     slack = timeline.unplaced_losses
@@ -108,7 +110,8 @@ def summarize_policy(
             for name in ("pir_scans", "empty_scans", "locked_ops", "list_locks")
         },
         contradictions=result.contradictions,
-        hidden_windows=hidden + open_slack,
+        hidden_windows=hidden + lost + open_slack,
+        lost_windows=lost,
         host_irqs=_host_irqs(f, mine),
         coalesced=_coalesced(f, mine & f.maybe(Hit.HOST, Hit.UNLOADED_HOST)),
         rows=_rows(f.row[mine]),

@@ -214,8 +214,9 @@ class PolicySummary:
     contradictions          stimuli that no state of the descriptor allowed: places
                             where the trace misses something that no loss tells of
     hidden_windows          of the unloaded ones that can't be excluded: in windows that
-                            no event shows (visits to userspace, and losses whose place
-                            is not known)
+                            no event shows (visits to userspace, and losses)
+    lost_windows            of these: in lost stretches whose place is known, at most
+                            one a lost event and one in 500 ns of a pCPU
     host_irqs               known notifications 0xF2 that the host takes as IRQs, those
                             that are latched together counted once
     coalesced               known ones that met 0xF2 latched already on the same pCPU:
@@ -245,6 +246,7 @@ class PolicySummary:
     costs: dict[str, Bounds]
     contradictions: int
     hidden_windows: int = 0
+    lost_windows: int = 0
     host_irqs: Bounds = field(default_factory=Bounds)
     coalesced: Bounds = field(default_factory=Bounds)
     rows: dict[str, int] = field(default_factory=dict)

@@ -9,7 +9,12 @@ from piscope.errors import UnanswerableError
 from piscope.tables import Acts, Events, Timeline
 from piscope.timeline.intervals import tile
 from piscope.timeline.lifecycle import Act, Mark, tables, walk
-from piscope.timeline.losses import blind_rows, loss_gaps, unplaced_losses
+from piscope.timeline.losses import (
+    blind_rows,
+    hidden_windows,
+    loss_gaps,
+    unplaced_losses,
+)
 from piscope.timeline.marks import Lanes, build_lanes
 from piscope.timeline.posts import find_posts
 from piscope.timeline.probes import find_probes
@@ -73,6 +78,7 @@ def build_timeline(events: Events) -> Timeline:
         userspace_visible=userspace_visible,
         blind=blind_rows(gaps),
         unplaced_losses=unplaced or 0,
+        lost_windows=hidden_windows(events),
     )
 
 

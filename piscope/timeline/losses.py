@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from piscope.sources.raw import Array
+from piscope.sources.raw import Array, Loss
 from piscope.tables import Events
 from piscope.timeline.lifecycle import Mark
 
@@ -20,6 +20,7 @@ __all__ = (
     "Gap",
     "Marked",
     "blind_rows",
+    "hidden_windows",
     "loss_gaps",
     "loss_marks",
     "merged_marks",
@@ -96,6 +97,46 @@ def unplaced_losses(events: Events) -> int | None:
             if loss.count is None:
                 return None
             total += loss.count
+    return total
+
+
+LEAST_WINDOW_NS = 500
+"""No vCPU is put and loaded again, or exits and enters with IRQs on, in less.
+
+A VM-exit and the entry behind it take that much by themselves.
+"""
+
+
+def hidden_windows(events: Events) -> int:
+    """How many windows may lie in what the trace lost, where it tells the place.
+
+    Each takes a lost event at least, and LEAST_WINDOW_NS of a pCPU whose events were
+    lost. Losses without a place or a number may hide that many anywhere.
+    """
+    if not len(events):
+        return 0
+    first_ns, last_ns = int(events.ts_ns[0]), int(events.ts_ns[-1])
+    pcpus = len(np.unique(events.cpu))
+    places: dict[tuple[int | None, int, int], list[Loss]] = {}
+    for loss in events.losses:
+        placed = loss.start_ns is not None or loss.end_ns is not None
+        if loss.cause in (*_ELSEWHERE, "cpustat-mismatch"):
+            continue
+        if not placed and (loss.count is not None or loss.cause == "overwritten"):
+            continue  # those of `unplaced_losses`; before the trace's first event
+        start_ns = first_ns if loss.start_ns is None else max(loss.start_ns, first_ns)
+        end_ns = last_ns if loss.end_ns is None else min(loss.end_ns, last_ns)
+        places.setdefault((loss.cpu, start_ns, end_ns), []).append(loss)
+    total = 0
+    for (cpu, start_ns, end_ns), losses in places.items():
+        span_ns = max(end_ns - start_ns, 0) * (pcpus if cpu is None else 1)
+        counts = [x.count for x in losses if x.count is not None]
+        # what a wrapped buffer overwrote is what its first sub-buffer misses
+        told = len(counts) == len(losses) or any(
+            x.cause == "overwritten" and x.count is not None for x in losses
+        )
+        room = span_ns // LEAST_WINDOW_NS + 1
+        total += min(sum(counts), room) if told else room
     return total
 
 

@@ -19,7 +19,7 @@ def costs(scene: Scene, policy: str) -> Costs:
     places = occupancy(events, t.vcpus, t.intervals, t.acts)
     walked = replay(t, stimuli, POLICIES[policy])
     found = find(t, stimuli, walked, places)
-    return expose(t, stimuli, walked, found, places)[2]
+    return expose(t, stimuli, walked, found, places, False)[2]
 
 
 def entered(times: int, posts: int = 0) -> Scene:

@@ -32,7 +32,9 @@ def exposure(scene: Scene, policy: str) -> tuple[Exposure, Residual, Costs]:
     stimuli = build_stimuli(t, events, "none")
     places = occupancy(events, t.vcpus, t.intervals, t.acts)
     replayed = replay(t, stimuli, POLICIES[policy])
-    return expose(t, stimuli, replayed, find(t, stimuli, replayed, places), places)
+    return expose(
+        t, stimuli, replayed, find(t, stimuli, replayed, places), places, True
+    )
 
 
 @pytest.fixture
