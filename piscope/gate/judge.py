@@ -16,7 +16,8 @@ from piscope.gate.earlier import is_report
 from piscope.gate.findings import Finding, Report, State, TraceLine, Verdict
 from piscope.gate.limits import Limit
 from piscope.gate.measured import CAPTURED, Failed, Measured
-from piscope.gate.metrics import METRICS, VERIFY
+from piscope.gate.metrics import METRICS, OTHERS, VERIFY, ZERO, Value
+from piscope.outcomes import Hit
 
 __all__ = ("judge",)
 
@@ -234,12 +235,45 @@ class _Judging:
         if limit.value.metric == VERIFY:
             named = ["--policy", policy] if policy is not None else []
             return shlex.join(["piscope", "verify", *named, path])
-        words = ["piscope", "analyze"]
+        hit = _example(limit.value.metric, policy, self.measured[name])
+        words = ["piscope", "explain", "--hit", hit] if hit else ["piscope", "analyze"]
         words += ["--policy", policy] if policy is not None else []
         words += ["--posted", options.posted]
         for pattern in options.ignore:
             words += ["--ignore", pattern]
         return shlex.join([*words, path])
+
+
+_EXAMPLES = {
+    "unloaded_notifications": "unloaded",
+    "unloaded_by_reason": "unloaded",
+    "spurious_host_irqs": Hit.UNLOADED_HOST.label,
+    "wrong_vcpu": Hit.WRONG_VCPU.label,
+    "residual_notifications": "residual",
+    "residual_by_state": "residual",
+    "residual_by_exit_reason": "residual",
+}
+"""What `piscope explain --hit` calls a notification that such a number counts."""
+
+
+def _example(metric: str, policy: str | None, measured: Measured) -> str:
+    """The word for a notification that can be told; "": none is sure to be known."""
+    hit = _EXAMPLES.get(metric, "")
+    if policy is None or not hit:
+        return ""
+    number = "residual_notifications" if hit == "residual" else metric
+    number = "unloaded_notifications" if hit == "unloaded" else number
+    if measured.values.get(Value(number, "", policy), ZERO).min <= 0:
+        return ""
+    if hit == "residual":
+        # those that a probe saw at a put are no posts, and so no findings
+        states = {
+            value.key
+            for value in measured.values
+            if value.metric == "residual_by_state" and value.policy == policy
+        }
+        hit = hit if states - {OTHERS, "before-put"} else ""
+    return hit
 
 
 def _is_member(name: str, group: Group) -> bool:
