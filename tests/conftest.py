@@ -27,6 +27,7 @@ CAPTURES = ROOT.parent / "shared" / "captures"  # beside a development checkout 
 
 DEBIAN_PACKAGES = {
     "chromium": "chromium",
+    "node": "nodejs",
     "perf": "linux-perf",
     "trace-cmd": "trace-cmd",
 }

@@ -75,6 +75,13 @@ __all__ = ("analyze",)
     help="Also write a page with charts and the vCPUs' timeline, in one file that needs"
     " no network (needs piscope[html]). For one TRACE.",
 )
+@click.option(
+    "--perfetto",
+    metavar="FILE",
+    help="Also write a trace for ui.perfetto.dev: the vCPUs' states, the pCPUs, posts"
+    " and notifications (needs piscope[perfetto]); compressed if FILE ends in .gz. For"
+    " one TRACE.",
+)
 @width_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 def analyze(
@@ -92,6 +99,7 @@ def analyze(
     tsc_khz: int | None,
     as_json: bool,
     html: str | None,
+    perfetto: str | None,
     width: int | None,
     quiet: bool,
 ) -> int:
@@ -119,5 +127,11 @@ def analyze(
         tsc_khz=tsc_khz,
     )
     return analyze_all(
-        traces, request, as_json_=as_json, html=html, width=width, quiet=quiet
+        traces,
+        request,
+        as_json_=as_json,
+        html=html,
+        perfetto=perfetto,
+        width=width,
+        quiet=quiet,
     )

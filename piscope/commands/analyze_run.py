@@ -32,6 +32,8 @@ from piscope.replay.fastpath import DEFAULT_FASTPATH
 from piscope.replay.stimuli import Posted
 from piscope.report.html import render_html, require_extra
 from piscope.report.json_form import as_json
+from piscope.report.perfetto import write_perfetto
+from piscope.report.perfetto_tracks import definitions
 from piscope.report.render import LEAST_COLUMNS, render
 from piscope.report.render_words import printable
 from piscope.report.selection import Selection
@@ -85,12 +87,13 @@ def analyze_all(
     *,
     as_json_: bool = False,
     html: str | None = None,
+    perfetto: str | None = None,
     width: int | None = None,
     quiet: bool = False,
 ) -> int:
     """Print the report of each trace, or all as one JSON value, and give the status.
 
-    `html` is a file to write a page to as well, of the only trace.
+    `html` and `perfetto` are files to write as well, of the only trace.
 
     Of several traces one that fails costs a line on stderr and leaves the others.
     JSON is an object for one trace and a list for several, without those that failed.
@@ -118,6 +121,10 @@ def analyze_all(
         if len(traces) > 1:
             raise UsageError(f"--html is for one trace, not for {len(traces)}")
         require_extra()
+    if perfetto is not None:
+        if len(traces) > 1:
+            raise UsageError(f"--perfetto is for one trace, not for {len(traces)}")
+        definitions()
     summaries: list[Summary] = []
     failed = unknown = False
     for trace in traces:
@@ -126,6 +133,10 @@ def analyze_all(
             if html is not None:
                 with replacing(html) as file:
                     file.write(render_html(analysis, summary, selection).encode())
+            if perfetto is not None:
+                with replacing(perfetto) as file:
+                    compressed = perfetto.endswith(".gz")
+                    write_perfetto(file, analysis, selection, compressed=compressed)
         except (PiscopeError, OSError, MemoryError) as error:
             if len(traces) == 1 or isinstance(error, BrokenPipeError):
                 raise

@@ -26,6 +26,7 @@ from piscope.commands.selection import parse_numbers
 from piscope.errors import UsageError
 from piscope.replay.stimuli import Posted
 from piscope.report.cpu_lanes import cpu_lanes, lost_ns
+from piscope.report.cpu_stays import cpu_stays
 from piscope.report.render_layout import as_text
 from piscope.report.render_timeline import (
     Page,
@@ -107,22 +108,19 @@ def draw(
     timeline, events = analysis.timeline, analysis.events
     vcpus = np.flatnonzero(selection.of_vcpus(timeline.vcpus))
     rows = [timeline.vcpus.rows[vcpu] for vcpu in vcpus.tolist()]
-    counts = events.info.ts_unit != "ns"
     begin_ns, finish_ns = timeline.span_ns[0], timeline.span_ns[1] + 1
     start_ns = begin_ns if start_ns is None else max(start_ns, begin_ns)
     end_ns = finish_ns if end_ns is None else min(end_ns, finish_ns)
     if start_ns >= end_ns:
         raise UsageError(
             "nothing lies between --from and --to: the trace goes from"
-            f" {instant_text(begin_ns, counts=counts)} to"
-            f" {instant_text(finish_ns - 1, counts=counts)}",
+            f" {instant_text(begin_ns)} to"
+            f" {instant_text(finish_ns - 1)}",
             path=trace,
         )
     window_ns = None
     if view.window is not None:
-        window_ns = _parse_window(view.window).resolve(
-            0, finish_ns - begin_ns - 1, counts=counts
-        )
+        window_ns = _parse_window(view.window).resolve(0, finish_ns - begin_ns - 1)
         if window_ns < 1:
             raise UsageError(f"--window {view.window}: expected 1 ns or more")
     whole = strips(timeline, start_ns, end_ns, 1, vcpus=vcpus)
@@ -141,7 +139,6 @@ def draw(
         end_ns=end_ns,
         span_ns=(begin_ns, finish_ns),
         window_ns=window_ns,
-        counts=counts,
         with_cpus=view.with_cpus,
         lost=[
             f"{line.cause}: "
@@ -174,6 +171,7 @@ def _pages(
     timeline = analysis.timeline
     page_ns = shown.window_ns or shown.end_ns - shown.start_ns
     columns = min(columns, page_ns)
+    stays = cpu_stays(timeline, analysis.events) if shown.with_cpus else None
     at_once = max(_CELLS_AT_ONCE // (columns * max(len(vcpus), 1)), 1)
     starts = range(shown.start_ns, shown.end_ns, page_ns)
     for first in range(0, len(starts), at_once):
@@ -192,11 +190,7 @@ def _pages(
             yield Page(
                 strips=own,
                 marks=mark.part(*part),
-                lanes=(
-                    cpu_lanes(timeline, analysis.events, own.edges_ns)
-                    if shown.with_cpus
-                    else None
-                ),
+                lanes=None if stays is None else cpu_lanes(stays, own.edges_ns),
                 lost_ns=lost_ns(analysis.events, own.edges_ns),
             )
 

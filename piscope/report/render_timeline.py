@@ -65,7 +65,6 @@ class Shown:
     undated        notifications whose instant is not known
     start_ns, end_ns  what is shown, of the trace's own span
     window_ns      of each page; None: there is one
-    counts         the clock does not count nanoseconds
     with_cpus      the pCPUs are drawn
     lost           one clause for each cause of loss
     """
@@ -82,7 +81,6 @@ class Shown:
     end_ns: int
     span_ns: tuple[int, int]
     window_ns: int | None
-    counts: bool
     with_cpus: bool
     lost: Sequence[str]
 
@@ -150,18 +148,12 @@ def _what_is_marked(shown: Shown) -> str:
 def _extent(shown: Shown) -> str:
     begin_ns, end_ns = shown.span_ns
     whole = (shown.start_ns, shown.end_ns) == (begin_ns, end_ns)
-    first = instant_text(shown.start_ns, counts=shown.counts)
-    last = instant_text(shown.end_ns, counts=shown.counts)
-    length = _length(shown.end_ns - shown.start_ns, shown.counts)
-    of = "" if whole else f" of {_length(end_ns - begin_ns, shown.counts)}"
-    paged = (
-        f", {_length(shown.window_ns, shown.counts)} a page" if shown.window_ns else ""
-    )
+    first = instant_text(shown.start_ns)
+    last = instant_text(shown.end_ns)
+    length = duration_text(shown.end_ns - shown.start_ns)
+    of = "" if whole else f" of {duration_text(end_ns - begin_ns)}"
+    paged = f", {duration_text(shown.window_ns)} a page" if shown.window_ns else ""
     return f"{length}{of}, from {first} to {last}{paged}"
-
-
-def _length(length_ns: int, counts: bool) -> str:
-    return f"{length_ns:,} counts" if counts else duration_text(length_ns)
 
 
 def _legend(title: str, cells: Sequence[Cell], width: int) -> RenderableType:
@@ -187,11 +179,9 @@ def page_section(shown: Shown, page: Page, width: int) -> Iterator[RenderableTyp
     edges = page.strips.edges_ns
     room = width - page.strips.columns
     if shown.window_ns is not None:
-        first, last = (
-            instant_text(int(edges[i]), counts=shown.counts) for i in (0, -1)
-        )
+        first, last = (instant_text(int(edges[i])) for i in (0, -1))
         yield heading(f"From {first} to {last}")
-    yield _line("", [(axis(edges, counts=shown.counts), "")], room)
+    yield _line("", [(axis(edges), "")], room)
     if (page.lost_ns > 0).any():
         cells = [("!", "red") if ns > 0 else (" ", "") for ns in page.lost_ns.tolist()]
         yield _line(_INDENT + _LOST, cells, room)

@@ -61,19 +61,16 @@ _UNITS = ((10**9, "s"), (10**6, "ms"), (10**3, "us"), (1, "ns"))
 _AIR = 4  # columns that a label needs beside its digits: `|+`, and two blanks
 
 
-def axis(edges_ns: Array, *, counts: bool = False) -> str:
-    """A line of ticks, `|` where each begins, with times since the first column.
-
-    `counts`: the clock does not count nanoseconds; labels are its counts.
-    """
+def axis(edges_ns: Array) -> str:
+    """A line of ticks, `|` where each begins, with times since the first column."""
     edges: npt.NDArray[np.int64] = edges_ns - edges_ns[0]
     span, whole = int(edges[-1]), len(edges) - 1
     columns = int(np.count_nonzero(np.diff(edges)))  # the last page may end early
-    step = _round_step(span, columns, counts)
+    step = _round_step(span, columns)
     line = [" "] * columns
     for at in range(0, span, step):
         column = int(np.searchsorted(edges, at, side="left"))
-        label = "|0" if not at else f"|+{offset_text(at, step, counts=counts)}"
+        label = "|0" if not at else f"|+{offset_text(at, step)}"
         if column + len(label) <= columns:
             line[column : column + len(label)] = label
         elif column < columns:
@@ -81,31 +78,27 @@ def axis(edges_ns: Array, *, counts: bool = False) -> str:
     return "".join(line).ljust(whole)
 
 
-def _round_step(span: int, columns: int, counts: bool) -> int:
+def _round_step(span: int, columns: int) -> int:
     """1, 2 or 5 times a power of ten: the least whose labels do not touch."""
     power = 1
     while True:
         for digit in (1, 2, 5):
             step = digit * power
-            label = offset_text(span // step * step, step, counts=counts)
+            label = offset_text(span // step * step, step)
             if step * columns >= (len(label) + _AIR) * span:
                 return step
         power *= 10
 
 
-def offset_text(at: int, step: int, *, counts: bool = False) -> str:
+def offset_text(at: int, step: int) -> str:
     """A multiple of `step` ns in the unit that suits the step: `200ms`, `1.5s`."""
-    if counts:
-        return f"{at:,}"
     unit_ns, unit = next(u for u in _UNITS if step >= u[0])
     whole, part = divmod(at, unit_ns)
     digits = f"{part:0{len(str(unit_ns)) - 1}d}".rstrip("0") if part else ""
     return f"{whole}.{digits}{unit}" if digits else f"{whole}{unit}"
 
 
-def instant_text(ts_ns: int, *, counts: bool = False) -> str:
+def instant_text(ts_ns: int) -> str:
     """An instant as trace-cmd and perf print it, and as --from takes it."""
-    if counts:
-        return str(ts_ns)
     sign, ts_ns = ("-", -ts_ns) if ts_ns < 0 else ("", ts_ns)
     return f"{sign}{ts_ns // 10**9}.{ts_ns % 10**9:09d}"

@@ -159,7 +159,7 @@ def test_the_end_of_a_trace_is_no_end_of_the_world(run: Run, samples: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--from", "99999"], "the trace goes from 54.943686762 to 55.971800313"),
+        (["--from", "99999"], "the trace goes from 54.94"),
         (["--from", "60%", "--to", "40%"], "nothing lies between --from and --to"),
         (["--window", "-5ms"], "expected a length of time"),
         (["--window", "0.1ns"], "expected 1 ns or more"),

@@ -9,6 +9,7 @@ from timeline.scene import SLEEPS, Scene, lived
 from timeline.streams import scenes
 
 from piscope.report.cpu_lanes import cpu_lanes, lost_ns
+from piscope.report.cpu_stays import cpu_stays
 from piscope.report.strips import column_edges
 
 
@@ -21,7 +22,7 @@ def test_without_switches_as_the_intervals_say(scene: Scene, columns: int) -> No
     events, t = scene.events(), scene.timeline()
     i = t.intervals
     edges = column_edges(t.span_ns[0], t.span_ns[1], columns)
-    lanes = cpu_lanes(t, events, edges)
+    lanes = cpu_lanes(cpu_stays(t, events), edges)
     ran = np.zeros((len(lanes.cpus), columns, len(t.vcpus)), np.int64)
     for row in range(len(i)):
         for line in np.flatnonzero(lanes.cpus == i.cpu[row]).tolist():
@@ -42,7 +43,7 @@ def test_without_switches_as_the_intervals_say(scene: Scene, columns: int) -> No
 def test_the_parts_of_a_column_sum_to_its_width(scene: Scene, columns: int) -> None:
     events, t = scene.events(), scene.timeline()
     edges = column_edges(t.span_ns[0], t.span_ns[1], columns)
-    lanes = cpu_lanes(t, events, edges)
+    lanes = cpu_lanes(cpu_stays(t, events), edges)
     parts = (lanes.vcpu_ns, lanes.idle_ns, lanes.other_ns, lanes.open_ns)
     assert all((part >= 0).all() for part in parts)
     assert (sum(parts) == np.diff(edges)).all()
@@ -71,7 +72,7 @@ def a_stay() -> Scene:
 def test_a_pcpu_runs_a_task_then_a_vcpu_then_idles() -> None:
     scene = a_stay()
     events, t = scene.events(), scene.timeline()
-    lanes = cpu_lanes(t, events, np.array([*t.span_ns]))
+    lanes = cpu_lanes(cpu_stays(t, events), np.array([*t.span_ns]))
     own = next(v.vcpu for v in t.vcpus.rows if v.vcpu_id == 0)
     assert lanes.vcpu[0, 0] == own
     assert lanes.other_ns[0, 0] == 6000
@@ -84,7 +85,7 @@ def test_behind_a_loss_nothing_is_known_until_the_next_switch() -> None:
     scene = a_stay()
     scene.lose(0, 8500, 8700)
     events, t = scene.events(), scene.timeline()
-    lanes = cpu_lanes(t, events, np.array([*t.span_ns]))
+    lanes = cpu_lanes(cpu_stays(t, events), np.array([*t.span_ns]))
     assert lanes.vcpu_ns[0, 0] == 1500
     assert lanes.open_ns[0, 0] == 1500
     assert lanes.idle_ns[0, 0] == 2000

@@ -1,0 +1,142 @@
+"""Which thread each pCPU ran, from switch to switch, as far as a trace tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from piscope.tables import Events, Timeline
+
+__all__ = ("CpuStays", "cpu_stays", "lost_spans")
+
+
+@dataclass(slots=True)
+class CpuStays:
+    """Stays of threads on one pCPU, by time.
+
+    tid       int32[n]  0: the idle task
+    vcpu      int32[n]  whose thread that is, -1: no vCPU's
+    begin_ns, end_ns  int64[n]  half-open
+    by_switch the pCPU has sched_switch events, so that all stays are known; otherwise
+              only those of vCPUs, and they may overlap where a trace contradicts itself
+    """
+
+    tid: npt.NDArray[np.int32]
+    vcpu: npt.NDArray[np.int32]
+    begin_ns: npt.NDArray[np.int64]
+    end_ns: npt.NDArray[np.int64]
+    by_switch: bool
+
+
+def cpu_stays(timeline: Timeline, events: Events) -> dict[int, CpuStays]:
+    """Who ran on each pCPU that has an event; what is not known is in no stay.
+
+    From sched_switch. Where a pCPU has none, the vCPUs' own intervals tell when they
+    were there. Behind lost events a pCPU is not known until its next switch.
+    """
+    rows = events.rows("sched_switch")
+    before = events.column("sched_switch", "prev_pid", np.int32)
+    after = events.column("sched_switch", "next_pid", np.int32)
+    if before is None or after is None:
+        rows = rows[:0]
+        before = after = np.empty(0, np.int32)
+    cpu = events.cpu[rows]
+    found: dict[int, CpuStays] = {}
+    by_interval: dict[int, CpuStays] | None = None
+    nobody = np.empty(0, np.int32)
+    never = np.empty(0, np.int64)
+    for number in np.unique(events.cpu).tolist():
+        own = np.flatnonzero(cpu == number)
+        if len(own):
+            tid = np.append(before[own[0]], after[own])
+            at_ns = events.ts_ns[rows[own]]
+            found[number] = _between(timeline, events, number, tid, at_ns)
+            continue
+        if by_interval is None:
+            by_interval = _by_interval(timeline)
+        none = CpuStays(nobody, nobody, never, never, by_switch=False)
+        found[number] = by_interval.get(number, none)
+    return found
+
+
+def _between(
+    timeline: Timeline,
+    events: Events,
+    cpu: int,
+    tid: npt.NDArray[np.int32],
+    at_ns: npt.NDArray[np.int64],
+) -> CpuStays:
+    """The stays between switches, each up to a loss of that pCPU's events."""
+    first_ns, last_ns = timeline.span_ns
+    begin_ns, end_ns = np.append(first_ns, at_ns), np.append(at_ns, last_ns)
+    lost_from, lost_to = lost_spans(events, first_ns, last_ns, cpu)
+    if len(lost_from):
+        # the first loss that ends behind the begin
+        at = np.searchsorted(lost_to, begin_ns, side="right")
+        lost_from = np.append(lost_from, last_ns)
+        end_ns = np.clip(lost_from[at], begin_ns, end_ns)
+    some = end_ns > begin_ns
+    tid = tid[some]
+    vcpu = np.where(tid == 0, np.int32(-1), timeline.vcpus.of_tid(tid))
+    return CpuStays(tid, vcpu, begin_ns[some], end_ns[some], by_switch=True)
+
+
+def _by_interval(timeline: Timeline) -> dict[int, CpuStays]:
+    i = timeline.intervals
+    head = np.ones(len(i), np.bool_)
+    head[1:] = (i.cpu[1:] != i.cpu[:-1]) | (i.vcpu[1:] != i.vcpu[:-1])
+    heads = np.flatnonzero(head)
+    tails = np.append(heads[1:], len(i)) - 1
+    on = i.cpu[heads] >= 0
+    heads, tails = heads[on], tails[on]
+    order = np.lexsort((i.start_ns[heads], i.cpu[heads]))
+    heads, tails = heads[order], tails[order]
+    tids = np.array([row.tid for row in timeline.vcpus.rows], np.int32)
+    cpus, firsts = np.unique(i.cpu[heads], return_index=True)
+    if not len(cpus):
+        return {}
+    return {
+        number: CpuStays(
+            tid=tids[i.vcpu[mine]],
+            vcpu=i.vcpu[mine],
+            begin_ns=i.start_ns[mine],
+            end_ns=i.end_ns[until],
+            by_switch=False,
+        )
+        for number, mine, until in zip(
+            cpus.tolist(),
+            np.split(heads, firsts[1:]),
+            np.split(tails, firsts[1:]),
+            strict=True,
+        )
+    }
+
+
+def lost_spans(
+    events: Events, first_ns: int, last_ns: int, cpu: int | None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """int64[n] twice: begins and ends of what a pCPU lost, ascending, none touching.
+
+    Of any pCPU where `cpu` is None; between `first_ns` and `last_ns`, which stand in
+    for an end that is open. A loss whose place is not known at all is left out.
+    """
+    spans: list[tuple[int, int]] = sorted(
+        (
+            first_ns if loss.start_ns is None else max(loss.start_ns, first_ns),
+            last_ns if loss.end_ns is None else min(loss.end_ns, last_ns),
+        )
+        for loss in events.losses
+        if (loss.start_ns, loss.end_ns) != (None, None)
+        and (cpu is None or loss.cpu is None or loss.cpu == cpu)
+    )
+    begins: list[int] = []
+    ends: list[int] = []
+    for begin_ns, end_ns in spans:
+        if ends and begin_ns <= ends[-1]:
+            ends[-1] = max(ends[-1], end_ns)
+        elif end_ns > begin_ns:
+            begins.append(begin_ns)
+            ends.append(end_ns)
+    return np.array(begins, np.int64), np.array(ends, np.int64)
