@@ -26,6 +26,7 @@ SAMPLES = ROOT / "sample_traces"
 CAPTURES = ROOT.parent / "shared" / "captures"  # beside a development checkout only
 
 DEBIAN_PACKAGES = {
+    "chromedriver": "chromium-driver",
     "chromium": "chromium",
     "node": "nodejs",
     "perf": "linux-perf",

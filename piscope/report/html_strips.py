@@ -105,7 +105,7 @@ def pack_timeline(
     busy = {v.label: v.entries + sum(v.puts.values()) for v in summary.vcpus}
     label = {row.vcpu: row.label for row in timeline.vcpus.rows if row.label in busy}
     busiest = sorted(label, key=lambda vcpu: -busy[label[vcpu]])
-    shown = np.array(sorted(busiest[:_MOST_VCPUS]), np.int64)
+    shown = np.array(sorted(busiest[:_MOST_VCPUS]), timeline.intervals.vcpu.dtype)
     if not len(shown) or end_ns <= begin_ns:
         return None
     lives = _lives(analysis, shown, 2 * budget_bytes // 3)
@@ -206,8 +206,8 @@ def _columns(analysis: Analyzed, vcpus: Array, columns: int) -> _Block:
     begin_ns, end_ns = timeline.span_ns
     width_ns = np.maximum(np.diff(column_edges(begin_ns, end_ns, columns)), 1)
     lines = []
-    for vcpu in vcpus.tolist():  # one at a time: eight bytes a cell become one
-        own = strips(timeline, begin_ns, end_ns, columns, vcpus=np.array([vcpu]))
+    for at in range(len(vcpus)):  # one by one: eight bytes a cell become one
+        own = strips(timeline, begin_ns, end_ns, columns, vcpus=vcpus[at : at + 1])
         kinds = [_shares(own.time_ns[0, :, kind], width_ns) for kind in Kind]
         lines.append(
             {
@@ -235,7 +235,10 @@ def _notifications(
     at = findings[0].stimulus if findings else np.empty(0, np.int64)
     if len(at) <= _MOST_INSTANTS:
         instants = np.unique(analysis.stimuli.ts_ns[at])
-        edges = np.unique(np.concatenate([instants, instants + 1]))
+        ends = [begin_ns, end_ns] if not len(instants) else []
+        edges = np.unique(np.concatenate([instants, instants + 1, ends])).astype(
+            np.int64
+        )
         block = _hits(analysis, selection, vcpus, edges)
         if len(block.deflated()) <= budget_bytes:
             block.about["columns"] = None

@@ -199,7 +199,7 @@ class Timeline {
 
   /* Show these ns after the trace's start: as wide as asked for, but inside it. */
   show(from, to) {
-    const whole = this.about.duration_ns, least = Math.min(whole, 16 * this.finest, 1000);
+    const whole = this.about.duration_ns, least = Math.min(whole, Math.max(16 * this.finest, 1000));
     const width = Math.min(Math.max(to - from, least), whole);
     const begin = Math.min(Math.max((from + to - width) / 2, 0), whole - width);
     this.view = [begin, begin + width];
@@ -228,6 +228,10 @@ class Timeline {
     const room = Math.max(Math.min(half, next, this.about.duration_ns - next), 500);
     this.show(next - room, next + room);
   }
+
+  addUp(life, from, width, n) { return addUp(life, this.kinds, from, width, n); }
+
+  countHits(hits, from, width, n) { return countHits(hits, this.marks.length, from, width, n); }
 
   /* How the height is shared: each vCPU's lanes of marks, its states, a gap. */
   bands() {
@@ -262,9 +266,9 @@ class Timeline {
     const width = (this.finest > (this.view[1] - this.view[0]) / Math.round(px))
       ? this.finest : (to - from) / n;
     this.grid = { from, width, n };
-    this.sums = this.lives.map((life) => addUp(life, this.kinds, from, width, n));
+    this.sums = this.lives.map((life) => this.addUp(life, from, width, n));
     this.counts = this.hits.length
-      ? this.hits[this.policy].map((hits) => countHits(hits, this.marks.length, from, width, n)) : [];
+      ? this.hits[this.policy].map((hits) => this.countHits(hits, from, width, n)) : [];
     const z = this.lives.flatMap((_, v) => this.rowsOf(v, band, Math.max(1, Math.round(2 * n / px))));
     const height = this.lives.length * band.px;
     const every = Math.max(1, Math.ceil(13 / band.px));
@@ -277,7 +281,7 @@ class Timeline {
     };
     const layout = {
       ...LAYOUT, height: height + 40, margin: { l: labelPx, r: 10, t: 4, b: 36 },
-      dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
+      dragmode: coarse() ? false : "zoom",
       xaxis: {
         range: this.view.map((ns) => ns / 1e9), tickformat: "~s", ticksuffix: "s", zeroline: false,
         showgrid: true, nticks: Math.max(3, Math.round(px / 110)),
@@ -286,7 +290,8 @@ class Timeline {
       yaxis: {
         range: [this.lives.length * band.rows, 0], fixedrange: true, zeroline: false, showgrid: false,
         tickmode: "array", tickvals: shownLabels.map(([, v]) => (v + 0.5) * band.rows + band.gap / 2),
-        ticktext: shownLabels.map(([label]) => escaped(shortened(label, labelPx))), ticks: "",
+        ticktext: shownLabels.map(([label]) => escaped(shortened(label, labelPx))),
+        ticks: "outside", ticklen: 4, tickcolor: "rgba(0,0,0,0)",
       },
     };
     this.drawing = true;
@@ -365,7 +370,8 @@ class Timeline {
     const words = (name) => this.marks.find((mark) => mark.name === name).words;
     byId("legend").replaceChildren(
       ...this.order.filter((k) => used.has(k)).map((k) => item(this.about.kinds[k].color, this.about.kinds[k].words)),
-      ...band.lanes.map((name) => item(MARK_COLORS[name], words(name), true)));
+      ...band.lanes.map((name) => item(MARK_COLORS[name], words(name), true)),
+      ...(band.lanes.length ? [item("transparent", "pale: possible, not certain", true)] : []));
   }
 
   instant(ns) {
@@ -378,12 +384,14 @@ class Timeline {
     const all = this.about.lives.mode === "intervals";
     const hidden = this.about.left_out
       ? ` The ${count(this.about.left_out)} least busy vCPUs are not drawn.` : "";
-    byId("shown").textContent =
-      `Shown: ${duration(to - from)} of ${duration(this.about.duration_ns)}, --from ${this.instant(from)} --to ${this.instant(to)}. `
-      + `A column of the picture is ${duration(width)}; `
+    const options = document.createElement("code");
+    options.textContent = `--from ${this.instant(from)} --to ${this.instant(to)}`;
+    byId("shown").replaceChildren(
+      `Shown: ${duration(to - from)} of ${duration(this.about.duration_ns)}, `, options,
+      `. A column of the picture is ${duration(width)}; `
       + (all ? "this page holds every interval, to the nanosecond."
-        : `the finest that this page holds is ${duration(this.finest)}. To see more, analyze with those options.`)
-      + hidden + (matchMedia("(pointer: coarse)").matches ? "" : " Drag over the picture to zoom in, double-click for the whole trace.");
+        : `the finest that this page holds is ${duration(this.finest)}: analyze with these options to see more.`)
+      + hidden + (coarse() ? "" : " Drag over the picture to zoom in, double-click for the whole trace."));
   }
 
   tell({ points, event }) {
@@ -427,6 +435,8 @@ class Timeline {
   }
 }
 
+/* A finger that drags over the picture scrolls the page. */
+const coarse = () => matchMedia("(pointer: coarse)").matches;
 const escaped = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 const shortened = (label, px) => (label.length * 7 + 14 <= px + 7 ? label : `…${label.slice(-Math.floor((px - 20) / 7))}`);
 const rgba = (hex) => {
