@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from piscope.errors import UsageError
 from piscope.output import replacing
 from piscope.synth.events import PROBES, SYSCALLS, E
 from piscope.synth.kernels import KernelEvent, kernel_events, without_arguments
+from piscope.synth.perf_data import PerfDataWriter
 from piscope.synth.records import Lost, Records, Tasks, records_of, without
 from piscope.synth.run import Simulation
 from piscope.synth.scenario import Capture, Scenario
@@ -139,7 +139,12 @@ def _writer(
     if not form:
         form = "perf.data" if path.name.endswith("perf.data") else "trace.dat"
     if form == "perf.data":
-        raise UsageError("perf.data: not yet")
+        named = simulation.recorder
+        perf = PerfDataWriter(
+            file, kernel, named.tgids, release=capture.release, pcpus=pcpus
+        )
+        perf.name(named.comms)
+        return perf
     return TraceDatWriter(
         file,
         path.parent,

@@ -179,7 +179,7 @@ class Pcpu:
                 self._give_up(where, ns)
                 return
             frame.where, frame.remaining = where, 0
-            self._enter(where)
+            self.enter(where)
             if self.pending and where != OFF:
                 if where == GUEST:
                     value, self.where = self.pending.popleft(), OFF
@@ -191,12 +191,14 @@ class Pcpu:
                 self.arm(ns)
                 return
 
-    def _enter(self, where: int) -> None:
+    def enter(self, where: int) -> None:
+        """A stretch of another kind begins; the IRQ flag with it."""
         was, self.where = self.where, where
         if where == OFF:
             if was != OFF:
                 self.machine.descriptors.irq_off(self.number)
-        elif was == OFF and where != GUEST:
+        elif was in (OFF, GUEST) and where != GUEST:
+            # (IRQs are off behind a VM-exit, too)
             self.machine.follow(self.machine.descriptors.irq_on(self.number))
 
     def _pop(self) -> bool:
@@ -205,7 +207,7 @@ class Pcpu:
         if not self.frames:
             raise AssertionError("a thread's work never ends")
         below = self.frames[-1]
-        self._enter(below.where)
+        self.enter(below.where)
         if self.pending:
             self._take_pending()
             return False
@@ -250,7 +252,7 @@ class Pcpu:
 
     def _handle(self, irq: Irq) -> None:
         self.token += 1
-        self._enter(OFF)
+        self.enter(OFF)
         self.frames.append(_Frame(irq.handler(self), OFF, is_irq=True))
         self.step()
 
@@ -277,7 +279,7 @@ class Pcpu:
         thread, frame = self.running, self.frames[0]
         if thread is not None:
             thread.where, thread.remaining = frame.where, frame.remaining
-        self._enter(OFF)
+        self.enter(OFF)
         self.token += 1
         self.frames = [_Frame(self._switch(preempted), OFF)]
         self.step()
@@ -325,7 +327,7 @@ class Pcpu:
 
     def _resume(self, where: int, remaining: int) -> None:
         # From within the switch's own generator: what follows is another event.
-        self._enter(OFF if where == OFF else KERNEL)
+        self.enter(OFF if where == OFF else KERNEL)
         self.where = where
         self.token += 1
         self.frames[0].remaining = remaining

@@ -7,7 +7,9 @@ arch/x86/kvm/x86.c, and kvm_vcpu_halt in virt/kvm/kvm_main.c: events in their or
 from __future__ import annotations
 
 import random
+from bisect import bisect
 from collections.abc import Callable
+from itertools import accumulate
 from typing import TYPE_CHECKING, TypeVar
 
 from piscope.events.vmx_exits import VmxExit
@@ -95,8 +97,8 @@ class Guest:
         if self.vm.halt.every_us:
             kinds.append((self.vm.halt.every_us, self._halt))
         self.kinds = [what for _, what in kinds]
-        self.weights = [1 / every_us for every_us, _ in kinds]
-        self.rate_per_ns = sum(self.weights) / 1000
+        self.until = list(accumulate(1 / every_us for every_us, _ in kinds))
+        self.rate_per_ns = self.until[-1] / 1000 if kinds else 0.0
 
     def _exit_of(self, one: Exit) -> Callable[[], Work]:
         handle = self._handle_in_kvm
@@ -140,8 +142,8 @@ class Guest:
                 if irq is not None:
                     inside = yield from self._interrupted(irq)
                 elif self.kinds:
-                    (what,) = self.random.choices(self.kinds, self.weights)
-                    inside = yield from what()
+                    at = bisect(self.until, self.random.random() * self.until[-1])
+                    inside = yield from self.kinds[min(at, len(self.kinds) - 1)]()
 
     # Entries and exits; each exit tells whether the guest runs again -------------
 
@@ -150,8 +152,8 @@ class Guest:
         while True:
             if self.pcpu.need_resched:  # xfer_to_guest_mode_handle_work()
                 yield YIELD, 0
-            yield OFF, 0
             cpu = self.thread.cpu
+            self.machine.pcpus[cpu].enter(OFF)
             descriptors.enter_guest_mode(self.name, cpu)
             if entry_ns:
                 yield OFF, entry_ns
@@ -172,7 +174,8 @@ class Guest:
 
     def _leave(self, ns: int) -> Work:
         self.machine.descriptors.leave_guest_mode(self.name, self.thread.cpu)
-        yield OFF, self.machine.gaps.exit_ns
+        if self.machine.gaps.exit_ns:
+            yield OFF, self.machine.gaps.exit_ns
         yield KERNEL, ns
 
     def _interrupted(self, irq: Irq) -> Work:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -14,6 +15,7 @@ from synth.emitted import Emitted, emitted
 from trace_cmd_report import by_cpu, number, report
 
 from piscope.errors import UsageError
+from piscope.events.normalize import collect
 from piscope.sources.detect import open_trace
 from piscope.sources.raw import Wanted
 from piscope.synth.capture import synthesize
@@ -62,6 +64,60 @@ def test_trace_cmd_reads_the_events_that_were_made(
         ]
         for row, one in zip(rows, own, strict=True):
             assert_shown(one, row.fields)
+
+
+PERF_LINE = re.compile(
+    r"^\s*.*?\s(?P<tid>\d+) \[(?P<cpu>\d+)\]\s+(?P<s>\d+)\.(?P<ns>\d{9}):"
+    r"\s+\w+:(?P<event>\w+):(?P<text>.*)$"
+)
+
+
+@pytest.mark.tool("perf")
+@pytest.mark.parametrize("release", RELEASES)
+def test_perf_reads_the_events_that_were_made(release: str, tmp_path: Path) -> None:
+    asked = scenario(release=release, syscalls=True)
+    path = tmp_path / "made.perf.data"
+    synthesize(asked, path)
+    shown = subprocess.run(
+        ["perf", "script", "--ns", "-i", path, "-F", "comm,tid,cpu,time,event,trace"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    rows = [PERF_LINE.match(line) for line in shown]
+    told = [
+        (int(m["s"]) * 10**9 + int(m["ns"]), int(m["cpu"]), int(m["tid"]), m["event"])
+        for m in rows
+        if m is not None
+    ]
+    made = emitted(asked)
+    assert told == [(e.ts_ns, e.cpu, e.tid, e.event) for e in made]
+    for match, one in zip(rows, made, strict=True):
+        assert match is not None
+        if one.event in ("sched_waking", "kvm_apic_accept_irq"):
+            name, value = (
+                ("pid", one.fields["pid"])
+                if one.event == "sched_waking"
+                else ("vec", one.fields["vec"])
+            )
+            assert re.search(rf"\b{name}[= ]{value}\b", match["text"])
+
+
+def test_both_forms_hold_the_same(tmp_path: Path) -> None:
+    lose = (Lose(0, 10.0, 12.0), Lose(1, 20.0, 21.0))
+    asked = scenario(lose=lose, duration_ms=30.0)
+    found = []
+    for name in ("made.trace.dat", "made.perf.data"):
+        synthesize(asked, tmp_path / name)
+        source = open_trace(str(tmp_path / name))
+        events = collect(source, Wanted({"*": None}))
+        names = [events.names[i][1] for i in events.event.tolist()]
+        columns = (events.ts_ns, events.cpu, events.tid, events.flags)
+        rows = zip(*(c.tolist() for c in columns), names, strict=True)
+        lost = sorted((x.cpu or 0, x.count or 0) for x in source.losses)
+        found.append((list(rows), lost))
+    assert found[0] == found[1]
+    assert len(found[0][1]) == len(lose)
 
 
 @pytest.mark.parametrize("name", named_scenarios())

@@ -2,23 +2,75 @@
 
 A malformed file is a well-formed one with one argument changed, or with its bytes
 changed afterwards. Written from tools/perf/Documentation/perf.data-file-format.txt
-and include/uapi/linux/perf_event.h, independently of the reader.
+and include/uapi/linux/perf_event.h, independently of the reader; what is around the
+records is piscope.synth.perf_data_file's.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-IP, TID, TIME, ADDR, READ, CALLCHAIN, ID, CPU, PERIOD = (1 << n for n in range(9))
-STREAM_ID, RAW, BRANCH_STACK, IDENTIFIER = 1 << 9, 1 << 10, 1 << 11, 1 << 16
-PLAIN = IP | TID | TIME | CPU | PERIOD | RAW | IDENTIFIER  # what perf 6 asks for
+from piscope.synth.perf_data_file import (
+    ADDR,
+    BRANCH_STACK,
+    CALLCHAIN,
+    COMM,
+    CPU,
+    FINISHED_ROUND,
+    ID,
+    IDENTIFIER,
+    IP,
+    LOST,
+    PERIOD,
+    PLAIN,
+    RAW,
+    READ,
+    SAMPLE,
+    STREAM_ID,
+    TID,
+    TIME,
+    PerfForm,
+)
 
-LOST, COMM, THROTTLE, UNTHROTTLE, FORK, SAMPLE, LOST_SAMPLES = 2, 3, 5, 6, 7, 9, 13
-ATTR, TRACING_DATA, FINISHED_ROUND, AUXTRACE, FEATURE = 64, 66, 68, 71, 80
+__all__ = (
+    "ADDR",
+    "ATTR",
+    "AUXTRACE",
+    "BRANCH_STACK",
+    "CALLCHAIN",
+    "COMM",
+    "COMPRESSED",
+    "COMPRESSED2",
+    "CPU",
+    "FEATURE",
+    "FINISHED_ROUND",
+    "FORK",
+    "ID",
+    "IDENTIFIER",
+    "IP",
+    "LOST",
+    "LOST_SAMPLES",
+    "PERIOD",
+    "PLAIN",
+    "RAW",
+    "READ",
+    "SAMPLE",
+    "STREAM_ID",
+    "THROTTLE",
+    "TID",
+    "TIME",
+    "TRACING_DATA",
+    "UNTHROTTLE",
+    "Event",
+    "Sample",
+    "Writer",
+)
+
+THROTTLE, UNTHROTTLE, FORK, LOST_SAMPLES = 5, 6, 7, 13
+ATTR, TRACING_DATA, AUXTRACE, FEATURE = 64, 66, 71, 80
 COMPRESSED, COMPRESSED2 = 81, 83
 
 COMMON = (
@@ -89,7 +141,7 @@ class Sample:
     tail: int = 0
 
 
-class Writer:
+class Writer(PerfForm):
     """Makes records and files in one byte order.
 
     events      the tracepoints; each is one attr, with one id for each pCPU
@@ -102,18 +154,8 @@ class Writer:
         order: Literal["little", "big"] = "little",
         cpus: int = 4,
     ) -> None:
-        self.events = list(events)
-        self.mark = "<" if order == "little" else ">"
-        self.cpus = cpus
-
-    def pack(self, form: str, *values: int) -> bytes:
-        return struct.pack(self.mark + form, *values)
-
-    def record(self, kind: int, body: bytes, misc: int = 0) -> bytes:
-        return self.pack("IHH", kind, misc, 8 + len(body)) + body
-
-    def ids(self, index: int) -> list[int]:
-        return [100 + index * self.cpus + cpu for cpu in range(self.cpus)]
+        super().__init__(events, order, cpus)
+        self.events: list[Event] = list(events)  # type: ignore[assignment]
 
     def raw(self, event: Event, sample: Sample) -> bytes:
         """The tracepoint record."""
@@ -188,32 +230,9 @@ class Writer:
             values = [member[0], *times, *member[1:]]
         return self.pack(f"{len(values)}Q", *values)
 
-    def trailer(self, tid: int, ts_ns: int, cpu: int) -> bytes:
-        """sample_id_all, as the first attr has it."""
-        kind = self.events[0].sample_type
-        number = self.ids(0)[cpu % self.cpus]
-        words = [
-            (TID, self.pack("II", tid, tid)),
-            (TIME, self.pack("Q", ts_ns)),
-            (ID, self.pack("Q", number)),
-            (STREAM_ID, self.pack("Q", number)),
-            (CPU, self.pack("II", cpu, 0)),
-            (IDENTIFIER, self.pack("Q", number)),
-        ]
-        return b"".join(part for bit, part in words if kind & bit)
-
-    def comm(self, pid: int, tid: int, comm: str) -> bytes:
-        text = comm.encode().ljust(16, b"\0")
-        body = self.pack("II", pid, tid) + text
-        return self.record(COMM, body + self.trailer(tid, 0, 0))
-
     def fork(self, pid: int, ppid: int, tid: int, ptid: int) -> bytes:
         body = self.pack("4IQ", pid, ppid, tid, ptid, 1)
         return self.record(FORK, body + self.trailer(tid, 1, 0))
-
-    def lost(self, count: int, ts_ns: int, cpu: int) -> bytes:
-        body = self.pack("QQ", self.ids(0)[0], count)
-        return self.record(LOST, body + self.trailer(0, ts_ns, cpu))
 
     def lost_samples(self, count: int, ts_ns: int = 0, cpu: int = 0) -> bytes:
         return self.record(
@@ -224,9 +243,6 @@ class Writer:
         body = self.pack("QQQ", ts_ns, self.ids(0)[0], 0)
         kind = UNTHROTTLE if end else THROTTLE
         return self.record(kind, body + self.trailer(0, ts_ns, cpu))
-
-    def round(self) -> bytes:
-        return self.record(FINISHED_ROUND, b"")
 
     def auxtrace(self, data: bytes) -> bytes:
         body = self.pack("QQQIIII", len(data), 0, 0, 0, 0, 0, 0)
@@ -262,60 +278,6 @@ class Writer:
                     result.append(self.record(kind, body))
         return b"".join(result)
 
-    def attr(self, event: Event) -> bytes:
-        flags = (1 << 18) | (bool(event.freq) << 10)
-        flags |= (event.clockid is not None) << 25
-        raw_flags = flags.to_bytes(8, "little")
-        if self.mark == ">":  # bit fields begin at the top of each byte
-            raw_flags = bytes(int(f"{b:08b}"[::-1], 2) for b in raw_flags)
-        kind = 2 if event.tracepoint else 0
-        head = self.pack(
-            "IIQQQQ", kind, 128, event.id if event.tracepoint else 0, event.period,
-            event.sample_type, event.read_format,
-        )  # fmt: skip
-        tail = bytearray(128 - len(head) - 8)
-        tail[92 - 48 : 96 - 48] = self.pack("i", event.clockid or 0)
-        return head + raw_flags + bytes(tail)
-
-    def tracing_data(self, comms: Mapping[int, str] | None = None) -> bytes:
-        endian = bytes([self.mark == ">"])
-        parts = [b"\x17\x08\x44tracing0.6\0", endian, b"\x08", self.pack("I", 4096)]
-        for title in (b"header_page\0", b"header_event\0"):
-            parts += [title, self.pack("Q", 3), b"...", b""]
-        parts.append(self.pack("I", 0))
-        recorded = [e for e in self.events if e.tracepoint]
-        systems = sorted({e.system for e in recorded})
-        parts.append(self.pack("I", len(systems)))
-        for system in systems:
-            texts = [e.format_text().encode() for e in recorded if e.system == system]
-            parts += [system.encode() + b"\0", self.pack("I", len(texts))]
-            for text in texts:
-                parts += [self.pack("Q", len(text)), text]
-        saved = "".join(f"{t} {c}\n" for t, c in (comms or {}).items()).encode()
-        parts += [self.pack("II", 0, 0), self.pack("Q", len(saved)), saved]
-        return b"".join(parts)
-
-    def string(self, text: str) -> bytes:
-        raw = text.encode() + b"\0"
-        size = -(-len(raw) // 64) * 64
-        return self.pack("I", size) + raw.ljust(size, b"\0")
-
-    def features(self, release: str, command: Sequence[str]) -> dict[int, bytes]:
-        desc = self.pack("II", len(self.events), 128)
-        for i, event in enumerate(self.events):
-            name = f"{event.system}:{event.name}"
-            ids = self.ids(i)
-            desc += self.attr(event) + self.pack("I", len(ids)) + self.string(name)
-            desc += self.pack(f"{len(ids)}Q", *ids)
-        words = b"".join(self.string(word) for word in command)
-        return {
-            3: self.string("host"),
-            4: self.string(release),
-            7: self.pack("II", 2 * self.cpus, self.cpus),
-            11: self.pack("I", len(command)) + words,
-            12: desc,
-        }
-
     def file(
         self,
         records: bytes,
@@ -330,30 +292,10 @@ class Writer:
         features = self.features(release, command)
         if with_formats:
             features[1] = self.tracing_data(comms)
-        ids_at = 104
-        ids = b"".join(
-            self.pack(f"{self.cpus}Q", *self.ids(i)) for i in range(len(self.events))
-        )
-        attrs = b""
-        for i, event in enumerate(self.events):
-            attrs += self.attr(event)
-            attrs += self.pack("QQ", ids_at + 8 * self.cpus * i, 8 * self.cpus)
-        attrs_at = ids_at + len(ids)
-        data_at = attrs_at + len(attrs)
-        bits = 0 if interrupted else sum(1 << number for number in features)
-        head = (b"PERFILE2" if self.mark == "<" else b"2ELIFREP") + self.pack(
-            "12Q", 104, 144, attrs_at, len(attrs), data_at,
-            0 if interrupted else len(records), 0, 0, bits, 0, 0, 0,
-        )  # fmt: skip
-        result = head + ids + attrs + records
         if interrupted:
-            return result
-        at = len(result) + 16 * len(features)
-        table = b""
-        for number in sorted(features):
-            table += self.pack("QQ", at, len(features[number]))
-            at += len(features[number])
-        return result + table + b"".join(features[n] for n in sorted(features))
+            return self.head(None, 0) + records
+        result = self.head(features, len(records)) + records
+        return result + self.tail(features, len(result))
 
     def pipe(
         self,
