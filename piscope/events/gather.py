@@ -6,6 +6,10 @@ the trace is in memory once and not once in pieces and once as a whole.
 
 from __future__ import annotations
 
+import contextlib
+import mmap
+import sys
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,11 +17,13 @@ from piscope.sources.raw import Array, Payload, RawChunk
 
 __all__ = ("Gathered",)
 
-# From here on numpy asks for huge pages (1 << 22 bytes), of which a column that grows
-# to tens of megabytes needs far fewer.
-_FIRST_ROOM_BYTES = 1 << 22
-
 _INT32_MAX = int(np.iinfo(np.int32).max)
+
+# Smaller columns are copied when they grow.
+_MAPPED_BYTES = 1 << 22
+
+# On Linux a mapping grows without its pages being copied, or twice in memory meanwhile.
+_MAP_GROWS = sys.platform.startswith("linux")
 
 
 class _Column:
@@ -25,21 +31,41 @@ class _Column:
 
     def __init__(self, dtype: npt.DTypeLike) -> None:
         self._room: Array = np.empty(0, dtype)
+        self._map: mmap.mmap | None = None
         self._length = 0
 
     def extend(self, values: Array) -> None:
         self._fit(values.dtype)
         end = self._length + len(values)
         if end > len(self._room):
-            least = _FIRST_ROOM_BYTES // self._room.dtype.itemsize
-            room = np.empty(max(end, least, 2 * len(self._room)), self._room.dtype)
-            room[: self._length] = self.values()
-            self._room = room
+            self._grow(max(end, 2 * len(self._room)))
         self._room[self._length : end] = values
         self._length = end
 
     def values(self) -> Array:
+        """All values so far; the column must not grow while they are in use."""
         return self._room[: self._length]
+
+    def _grow(self, length: int) -> None:
+        dtype = self._room.dtype
+        size = length * dtype.itemsize
+        if self._map is not None:
+            # a mapping that an array looks into can't be moved
+            self._room = np.empty(0, dtype)
+            self._map.resize(size)
+        elif _MAP_GROWS and size >= _MAPPED_BYTES and not dtype.hasobject:
+            self._map = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            # far fewer page faults, where the system has huge pages
+            with contextlib.suppress(OSError):
+                self._map.madvise(mmap.MADV_HUGEPAGE)
+        else:
+            room = np.empty(length, dtype)
+            room[: self._length] = self.values()
+            self._room = room
+            return
+        room = np.frombuffer(self._map, dtype, length)
+        room[: len(self._room)] = self._room  # what was not mapped so far
+        self._room = room
 
     def _fit(self, dtype: np.dtype[np.generic]) -> None:
         old = self._room.dtype
@@ -53,6 +79,7 @@ class _Column:
             wide = np.dtype(object)
         if wide != old:
             self._room = self.values().astype(wide)
+            self._map = None
 
 
 class _Fields:

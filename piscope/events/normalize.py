@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from piscope.events.ahead import ahead
 from piscope.events.gather import Gathered
 from piscope.events.merge import merged
 from piscope.sources.raw import Array, Source, Wanted
@@ -29,7 +30,7 @@ def collect(source: Source, wanted: Wanted, tsc_khz: int | None = None) -> Event
     already is left alone.
     """
     gathered = Gathered()
-    for chunk in merged(source, wanted):
+    for chunk in ahead(merged(source, wanted)):
         gathered.extend(chunk)
     whole = gathered.whole()
     events = Events(

@@ -205,7 +205,7 @@ def find(
         possible=possible,
         row=bits,
         certain=known,
-        coalesced=_coalesced(stimuli, timeline, places, targets, possible, cpu),
+        coalesced=_coalesced(met, timeline, places, possible),
         straight=targets.straight,
         wrong_share=wrong_share,
         kind=kind,
@@ -273,19 +273,14 @@ def _of_policy(
 
 
 def _coalesced(
-    stimuli: Stimuli,
-    timeline: Timeline,
-    places: Occupancy,
-    targets: Targets,
-    possible: npt.NDArray[np.uint16],
-    cpu: Array,
+    met: Met, timeline: Timeline, places: Occupancy, possible: npt.NDArray[np.uint16]
 ) -> npt.NDArray[np.int8]:
     """Which notifications met one of their vector, latched on the same pCPU."""
-    w = timeline.windows
+    w, targets, cpu = timeline.windows, met.targets, met.cpu
     result = np.zeros(len(possible), np.int8)
     for hits in ((Hit.HOST, Hit.UNLOADED_HOST), (Hit.WAKEUP,)):
         at = np.flatnonzero(((possible & hit_bits(*hits)) != 0) & (cpu >= 0))
-        start_ns = stimuli.ts_ns[targets.post[at]]
+        start_ns = met.ts_ns[at]
         end_ns = start_ns.copy()
         hidden = targets.hidden[at]
         end_ns[hidden] = w.load_ns[targets.window[at[hidden]]]

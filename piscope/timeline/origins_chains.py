@@ -144,12 +144,14 @@ def open_handler(
     exits = _merged([events.rows(exit_) for _, exit_ in names])
     both = _merged([entries, exits])
     is_entry = np.isin(both, entries)
-    at = last_before(events.cpu[rows], rows, events.cpu[both], both)
-    inside = (at >= 0) & is_entry[at]
+    result = np.full(len(rows), -1, np.int64)
+    asked = np.arange(len(rows))
     if events.info.events_flags:
-        inside &= (events.flags[rows] & HARDIRQ) != 0
-    result = np.where(inside, both[at], -1)
-    asked = np.flatnonzero(inside)
+        asked = np.flatnonzero((events.flags[rows] & HARDIRQ) != 0)
+    at = last_before(events.cpu[rows[asked]], rows[asked], events.cpu[both], both)
+    inside = (at >= 0) & is_entry[at]
+    asked, at = asked[inside], at[inside]
+    result[asked] = both[at]
     # (the interrupt that ended a guest's run is handled right behind the kvm_exit)
     result[asked[over_between(events, result[asked], rows[asked])]] = -1
     return result

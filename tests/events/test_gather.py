@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,9 +83,29 @@ def test_gathered_is_joined(
                 np.testing.assert_array_equal(known, same.valid[name])
 
 
-def test_a_column_grows_past_its_room() -> None:
-    values = np.arange(gather._FIRST_ROOM_BYTES // 8 + 5)
-    column = gather._Column(np.int64)
-    for part in np.array_split(values, 7):
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_column_grows_past_its_room(
+    mapped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gather, "_MAP_GROWS", mapped and gather._MAP_GROWS)
+    values = np.arange(3 * gather._MAPPED_BYTES // 8 + 5)
+    column = gather._Column(np.int32)
+    for part in np.array_split(values.astype(np.int32), 9):
         column.extend(part)
-    np.testing.assert_array_equal(column.values(), values)
+    # the last ones are wider than those before
+    column.extend(values + (1 << 40))
+    wanted = np.concatenate([values, values + (1 << 40)])
+    np.testing.assert_array_equal(column.values(), wanted)
+
+
+def test_rows_that_do_not_fit_int32_are_wider(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gather, "_INT32_MAX", 8)
+    gathered = Gathered()
+    for chunk in _chunks([(5, {}, False), (4, {}, False)]):
+        gathered.extend(chunk)
+    assert gathered.whole().payload[4].rows.dtype == np.int32
+    for chunk in _chunks([(3, {}, False)]):
+        gathered.extend(chunk)
+    rows = gathered.whole().payload[4].rows
+    assert rows.dtype == np.int64
+    assert rows.tolist() == list(range(12))
