@@ -20,7 +20,7 @@ from piscope.exits_pipeline import report_exits
 from piscope.replay.stimuli import Posted
 from piscope.report.exit_report import ExitReport
 from piscope.report.json_form import as_json
-from piscope.report.render import LEAST_COLUMNS, render
+from piscope.report.render import LEAST_COLUMNS, render, render_markdown
 from piscope.report.render_exits import render_exits
 from piscope.report.selection import Selection
 from piscope.report.summarize import summarize
@@ -102,6 +102,10 @@ class Result:
     def text(self, width: int = LEAST_COLUMNS) -> str:
         """The report of `piscope analyze`, 80 to 120 columns wide."""
         return render(self.summary, width=width)
+
+    def markdown(self) -> str:
+        """The report as Markdown of 80 columns."""
+        return render_markdown(self.summary)
 
     def __str__(self) -> str:
         return self.text()

@@ -64,6 +64,10 @@ COMMANDS: dict[str, LazyCommand] = {
         "piscope.commands.exits:exits",
         "Count VM-exits by reason, time them, and tell each vCPU's budget.",
     ),
+    "compare": LazyCommand(
+        "piscope.commands.compare:compare",
+        "Compare two captures, before and after a kernel change.",
+    ),
     "explain": LazyCommand(
         "piscope.commands.explain:explain",
         "Tell the story of one notification: events, descriptor, and why.",

@@ -142,6 +142,15 @@ def test_stories_are_told_of_an_analysis_and_not_of_bytes(module: Path) -> None:
         assert _stage(imported) not in {"sources", "events", "timeline"}, imported
 
 
+def test_comparisons_are_made_of_summaries(module: Path) -> None:
+    if not _name(module).startswith("piscope.compare"):
+        return
+    for imported in _imports(module):
+        assert not imported.startswith("piscope.") or imported.startswith(
+            ("piscope.compare", "piscope.report", "piscope.gate")
+        ), f"{_name(module)} imports {imported}"
+
+
 def test_contracts_import_only_contracts() -> None:
     for path in MODULES:
         if _name(path) not in SHARED:

@@ -7,8 +7,11 @@ from typing import Literal
 import click
 
 from piscope.commands.options import (
+    Form,
+    form_option,
     from_option,
     ignore_option,
+    json_option,
     to_option,
     tsc_khz_option,
     vcpu_option,
@@ -68,7 +71,8 @@ __all__ = ("analyze",)
 @from_option
 @to_option
 @tsc_khz_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/json.md).")
+@form_option
+@json_option
 @click.option(
     "--html",
     metavar="FILE",
@@ -97,6 +101,7 @@ def analyze(
     start: str | None,
     end: str | None,
     tsc_khz: int | None,
+    form: Form,
     as_json: bool,
     html: str | None,
     perfetto: str | None,
@@ -129,7 +134,7 @@ def analyze(
     return analyze_all(
         traces,
         request,
-        as_json_=as_json,
+        form="json" if as_json else form,
         html=html,
         perfetto=perfetto,
         width=width,

@@ -21,6 +21,7 @@ from piscope import pipeline
 from piscope.allocator import keep_freed_memory
 from piscope.commands.moments import parse_moment
 from piscope.commands.opening import opened
+from piscope.commands.options import Form
 from piscope.commands.platform_option import parse_exit_reasons, parse_platform
 from piscope.commands.progress import Progress
 from piscope.commands.selection import parse_numbers
@@ -34,7 +35,7 @@ from piscope.report.html import render_html, require_extra
 from piscope.report.json_form import as_json
 from piscope.report.perfetto import write_perfetto
 from piscope.report.perfetto_tracks import definitions
-from piscope.report.render import LEAST_COLUMNS, render
+from piscope.report.render import LEAST_COLUMNS, render, render_markdown
 from piscope.report.render_words import printable
 from piscope.report.selection import Selection
 from piscope.report.summarize import summarize
@@ -85,7 +86,7 @@ def analyze_all(
     traces: tuple[str, ...],
     request: Request,
     *,
-    as_json_: bool = False,
+    form: Form = "terminal",
     html: str | None = None,
     perfetto: str | None = None,
     width: int | None = None,
@@ -143,12 +144,12 @@ def analyze_all(
             click.echo(f"piscope: error: {_in_one_line(error, trace)}", err=True)
             failed = True
             continue
-        if not as_json_:
-            _print_report(summary, width, first=not summaries)
+        if form != "json":
+            _print_report(summary, form, width, first=not summaries)
         summaries.append(summary)
         labels = {vcpu.label for vcpu in summary.vcpus}
         unknown |= timeline_unknown(analysis.timeline, labels)
-    if as_json_:
+    if form == "json":
         values = [as_json(summary) for summary in summaries]
         value = values if len(traces) > 1 else values[0]
         click.echo(json.dumps(value, indent=2, allow_nan=False))
@@ -263,14 +264,20 @@ class _Stages(Progress):
         self._stream.flush()
 
 
-def _print_report(summary: Summary, width: int | None, *, first: bool) -> None:
+def _print_report(
+    summary: Summary, form: Form, width: int | None, *, first: bool
+) -> None:
     to_terminal = sys.stdout.isatty()
     columns = LEAST_COLUMNS
     if width is not None:
         columns = width
     elif to_terminal:
         columns = shutil.get_terminal_size((LEAST_COLUMNS, 24)).columns
-    text = render(summary, width=columns, color=to_terminal)
+    text = (
+        render_markdown(summary)
+        if form == "md"
+        else render(summary, width=columns, color=to_terminal)
+    )
     # A name in the trace may hold what this terminal's encoding lacks.
     encoding = sys.stdout.encoding or "utf-8"
     text = text.encode(encoding, "backslashreplace").decode(encoding)

@@ -7,7 +7,10 @@ from typing import Literal
 import click
 
 from piscope.commands.options import (
+    Form,
+    form_option,
     ignore_option,
+    json_option,
     tsc_khz_option,
     vm_option,
     width_option,
@@ -84,7 +87,8 @@ KINDS = (
 )
 @ignore_option
 @tsc_khz_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@form_option
+@json_option
 @width_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 def explain(
@@ -99,6 +103,7 @@ def explain(
     posted: Literal["msi", "none"],
     ignore: tuple[str, ...],
     tsc_khz: int | None,
+    form: Form,
     as_json: bool,
     width: int | None,
     quiet: bool,
@@ -125,4 +130,6 @@ def explain(
         ignore=ignore,
         tsc_khz=tsc_khz,
     )
-    explain_one(trace, request, as_json=as_json, width=width, quiet=quiet)
+    explain_one(
+        trace, request, form="json" if as_json else form, width=width, quiet=quiet
+    )

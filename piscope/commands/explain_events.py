@@ -12,7 +12,7 @@ from piscope.events.merge import merged
 from piscope.events.normalize import cycles_to_ns
 from piscope.explain.account import EventLine
 from piscope.explain.near_events import Near
-from piscope.sources.raw import RawChunk, Source, Wanted
+from piscope.sources.raw import Payload, RawChunk, Source, Wanted
 from piscope.tables import Events
 
 __all__ = ("near_events",)
@@ -54,7 +54,9 @@ def _lines(chunk: RawChunk, source: Source, zero_ns: int) -> list[EventLine]:
     texts = np.full(len(chunk), "", object)
     fields = np.full(len(chunk), "{}", object)
     for payload in chunk.payload.values():
-        texts[payload.rows] = [text.lstrip() for text in text_fields(payload)]
+        told = {k: v for k, v in payload.columns.items() if not k.startswith("__")}
+        shown = Payload(payload.rows, told, payload.valid)
+        texts[payload.rows] = [text.lstrip() for text in text_fields(shown)]
         fields[payload.rows] = json_fields(payload)
     return [
         EventLine(

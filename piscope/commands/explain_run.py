@@ -19,6 +19,7 @@ from piscope.allocator import keep_freed_memory
 from piscope.commands.explain_events import near_events
 from piscope.commands.moments import Moment, parse_moment
 from piscope.commands.opening import opened
+from piscope.commands.options import Form
 from piscope.commands.progress import Progress
 from piscope.commands.selection import parse_numbers
 from piscope.commands.survey import survey
@@ -27,7 +28,7 @@ from piscope.errors import UsageError
 from piscope.explain.account import Account
 from piscope.explain.build import account_of, near_account
 from piscope.explain.pick import Picked, at_instant, by_row, nth_of_kind
-from piscope.explain.render_text import account_as_text
+from piscope.explain.render_text import account_as_markdown, account_as_text
 from piscope.replay.stimuli import Posted
 from piscope.report.render import LEAST_COLUMNS
 from piscope.report.selection import Selection
@@ -74,7 +75,7 @@ def explain_one(
     trace: str,
     request: Request,
     *,
-    as_json: bool = False,
+    form: Form = "terminal",
     width: int | None = None,
     quiet: bool = False,
 ) -> None:
@@ -90,14 +91,18 @@ def explain_one(
     except UsageError as error:
         error.path = error.path or trace
         raise
-    if as_json:
+    if form == "json":
         click.echo(json.dumps(account.as_dict(), indent=2, allow_nan=False))
         return
     to_terminal = sys.stdout.isatty()
     columns = width or LEAST_COLUMNS
     if width is None and to_terminal:
         columns = shutil.get_terminal_size((LEAST_COLUMNS, 24)).columns
-    text = account_as_text(account, width=columns, color=to_terminal)
+    text = (
+        account_as_markdown(account)
+        if form == "md"
+        else account_as_text(account, width=columns, color=to_terminal)
+    )
     # A name in the trace may hold what this terminal's encoding lacks.
     encoding = sys.stdout.encoding or "utf-8"
     click.echo(text.encode(encoding, "backslashreplace").decode(encoding), nl=False)

@@ -5,16 +5,36 @@ They say the same everywhere: what a trace is narrowed to, and how it is printed
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import click
 
 __all__ = (
+    "Form",
+    "form_option",
     "from_option",
     "ignore_option",
+    "json_option",
     "to_option",
     "tsc_khz_option",
     "vcpu_option",
     "vm_option",
     "width_option",
+)
+
+Form = Literal["terminal", "md", "json"]
+
+form_option = click.option(
+    "--format",
+    "form",
+    type=click.Choice(get_args(Form)),
+    default="terminal",
+    show_default=True,
+    help="A report for people, Markdown of 80 columns, or JSON.",
+)
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="The same as --format json."
 )
 
 vm_option = click.option(

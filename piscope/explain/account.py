@@ -77,7 +77,7 @@ class Verdict:
 
     hit        a word of outcomes.Hit; null: several are possible
     possible   all that the trace allows
-    text       the same for people
+    text       the same for people, without the place of a probe
     certain    one outcome, whatever the trace leaves open
     doubts     why it is not certain, a sentence each
     cpu        the pCPU that was notified; null: none

@@ -18,12 +18,13 @@ from piscope.explain.account import Account, Change, EventLine, Verdict
 from piscope.explain.words import descriptor_fields, offset_text
 from piscope.report.render import LEAST_COLUMNS, MOST_COLUMNS
 from piscope.report.render_layout import Grid, as_text, facts, heading, note, remarks
+from piscope.report.render_markdown import as_markdown
 from piscope.report.render_words import duration_text, printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ("account_as_text", "change_text", "clock_text", "opening_facts", "post_text")
+__all__ = ("account_as_markdown", "account_as_text")
 
 
 def account_as_text(
@@ -31,16 +32,23 @@ def account_as_text(
 ) -> str:
     """The whole account, ending with a newline; `width` is taken as 80 to 120."""
     columns = min(max(width, LEAST_COLUMNS), MOST_COLUMNS)
-    sections = (
-        _opening(account),
-        _verdicts(account),
-        _deciding(account),
-        *(_steps(account, pair, columns) for pair in side_by_side(account)),
-        _events(account, columns),
-        _rules(account),
-        _notes(account),
-    )
-    return as_text(sections, columns=columns, color=color)
+    return as_text(_sections(account, columns), columns=columns, color=color)
+
+
+def account_as_markdown(account: Account) -> str:
+    """The same as Markdown of 80 columns."""
+    return as_markdown(_sections(account, LEAST_COLUMNS))
+
+
+def _sections(account: Account, columns: int) -> Iterator[Iterator[RenderableType]]:
+    yield _opening(account)
+    yield _verdicts(account)
+    yield _deciding(account)
+    for pair in side_by_side(account):
+        yield _steps(account, pair, columns)
+    yield _events(account, columns)
+    yield _rules(account)
+    yield _notes(account)
 
 
 def side_by_side(account: Account) -> list[list[str]]:

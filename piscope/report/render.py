@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from piscope.report.render_exposure import exposure_section
 from piscope.report.render_handlers import handler_section
 from piscope.report.render_layout import as_text, facts, heading, remarks
+from piscope.report.render_markdown import as_markdown
 from piscope.report.render_outcomes import cost_section, outcome_section
 from piscope.report.render_removed import removed_section
 from piscope.report.render_trace import trace_section, vcpu_section
@@ -31,7 +32,7 @@ from piscope.report.summary import Summary
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ("LEAST_COLUMNS", "MOST_COLUMNS", "render", "sections")
+__all__ = ("LEAST_COLUMNS", "MOST_COLUMNS", "render", "render_markdown", "sections")
 
 LEAST_COLUMNS, MOST_COLUMNS = 80, 120
 """Narrower terminals wrap; in wider ones the eye would lose the line."""
@@ -45,6 +46,11 @@ def render(summary: Summary, *, width: int = LEAST_COLUMNS, color: bool = False)
     columns = min(max(width, LEAST_COLUMNS), MOST_COLUMNS)
     parts = (part for _, part in sections(summary, columns))
     return as_text(parts, columns=columns, color=color)
+
+
+def render_markdown(summary: Summary) -> str:
+    """The same report as Markdown of 80 columns, to be pasted into a mail or a page."""
+    return as_markdown(part for _, part in sections(summary, LEAST_COLUMNS))
 
 
 def sections(

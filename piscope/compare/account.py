@@ -1,0 +1,169 @@
+"""What is told of two captures: the object that every form is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = (
+    "PERS",
+    "Account",
+    "Capture",
+    "Figure",
+    "Rate",
+    "Span",
+    "Spread",
+    "Verdict",
+)
+
+SCHEMA_VERSION = 1
+"""Of the JSON; a key that is renamed, removed, or changes its meaning raises it."""
+
+PERS: dict[str, str] = {
+    "second": "a second",
+    "1000_exits": "per 1,000 VM-exits",
+    "1000_entries": "per 1,000 VM-entries",
+}
+"""What a number may be divided by, in the order told."""
+
+Verdict = str
+"""One of
+
+rises, falls   beyond what the ranges allow, and beyond chance
+noise          not beyond chance, whatever the ranges allow
+open           that depends on what the traces leave open
+same           the same number, for sure
+differs        beyond the ranges; how much of it is chance is not known (times)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A number that lies between `min` and `max`; `max` null: any number.
+
+    min  what the trace proves
+    max  what it can't exclude
+    """
+
+    min: float
+    max: float | None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the trace leaves nothing open."""
+        return self.min == self.max
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """An interval; null: without end on that side."""
+
+    min: float | None
+    max: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """One figure of both captures, divided by the same thing.
+
+    per         a key of PERS
+    a, b        of each capture
+    difference  b - a: what the ranges allow
+    ratio       b / a: what the ranges allow; null: a is 0
+    confidence  95% interval of b / a: what the ranges and chance allow, where the
+                events counted come independently; null: not a count
+    p           chance of counts so far apart with one rate, at best; null likewise
+    verdict     see Verdict
+    """
+
+    per: str
+    a: Spread
+    b: Spread
+    difference: Span
+    ratio: Span | None
+    confidence: Span | None
+    p: float | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One thing that was counted or timed.
+
+    metric, key, policy_a, policy_b  as `piscope gate` names it; policies null: the
+               same under all
+    unit       "count" or "ns"
+    meaning    for people
+    a, b       the numbers themselves
+    rates      divided, a line each; empty where dividing makes no sense (a longest)
+    """
+
+    metric: str
+    key: str
+    policy_a: str | None
+    policy_b: str | None
+    unit: str
+    meaning: str
+    a: Spread
+    b: Spread
+    rates: list[Rate]
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """One of the two.
+
+    policy   that it is compared under, one for each pair
+    events   names of those that the analysis reads, and that were recorded
+    unknown  share of the vCPUs' time of which nothing is known
+    """
+
+    path: str
+    format: str
+    kernel_release: str | None
+    captured_policy: str | None
+    captured_policy_by: str
+    duration_ns: int
+    exits: int
+    entries: int
+    vcpus: int
+    vms: int | None
+    cpus: int
+    probes: list[str]
+    losses: int
+    lost_events: int | None
+    unknown: float
+    posts: int
+    events: list[str]
+
+
+@dataclass(slots=True)
+class Account:
+    """The whole comparison, ready to be rendered.
+
+    verdict   the first sentences, on notifications to vCPUs that are not loaded
+    cannot_tell  whether that verdict is open
+    pairs     which policy of A was compared with which of B
+    figures   pair by pair
+    unfair    what makes the comparison unfair, a sentence each
+    remarks   how to read it
+    """
+
+    schema_version: int
+    piscope_version: str
+    question: str
+    confidence: float
+    a: Capture
+    b: Capture
+    verdict: list[str]
+    cannot_tell: bool
+    pairs: list[tuple[str, str]]
+    figures: list[Figure]
+    unfair: list[str]
+    remarks: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The account as plain dicts, lists and numbers, in the order of the JSON."""
+        from dataclasses import asdict
+
+        return asdict(self)
