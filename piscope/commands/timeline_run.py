@@ -25,8 +25,8 @@ from piscope.commands.moments import Moment, parse_moment
 from piscope.commands.selection import parse_numbers
 from piscope.errors import UsageError
 from piscope.replay.stimuli import Posted
-from piscope.report.cpu_lanes import cpu_lanes, lost_ns
-from piscope.report.cpu_stays import cpu_stays
+from piscope.report.cpu_lanes import cpu_lanes
+from piscope.report.cpu_stays import LostTimes, cpu_stays
 from piscope.report.render_layout import as_text
 from piscope.report.render_timeline import (
     Page,
@@ -40,6 +40,7 @@ from piscope.report.selection import Selection
 from piscope.report.strips import (
     Mark,
     column_edges,
+    covered_ns,
     marks,
     strips,
     strips_between,
@@ -173,6 +174,7 @@ def _pages(
     columns = min(columns, page_ns)
     stays = cpu_stays(timeline, analysis.events) if shown.with_cpus else None
     at_once = max(_CELLS_AT_ONCE // (columns * max(len(vcpus), 1)), 1)
+    lost = LostTimes(analysis.events, shown.start_ns, shown.end_ns).of_any()
     starts = range(shown.start_ns, shown.end_ns, page_ns)
     for first in range(0, len(starts), at_once):
         batch = starts[first : first + at_once]
@@ -191,7 +193,7 @@ def _pages(
                 strips=own,
                 marks=mark.part(*part),
                 lanes=None if stays is None else cpu_lanes(stays, own.edges_ns),
-                lost_ns=lost_ns(analysis.events, own.edges_ns),
+                lost_ns=covered_ns(*lost, own.edges_ns),
             )
 
 

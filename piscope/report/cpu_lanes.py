@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from piscope.report.cpu_stays import CpuStays, lost_spans
+from piscope.report.cpu_stays import CpuStays
 from piscope.report.strips import covered_ns
 from piscope.sources.raw import Array
-from piscope.tables import Events
 
-__all__ = ("CpuLanes", "cpu_lanes", "lost_ns")
+__all__ = ("CpuLanes", "cpu_lanes")
 
 
 @dataclass(slots=True)
@@ -45,11 +44,10 @@ def cpu_lanes(stays: dict[int, CpuStays], edges_ns: Array) -> CpuLanes:
     vcpu = np.full(shape, _OTHER, np.int32)
     vcpu_ns, idle_ns, other_ns, open_ns = (np.zeros(shape, np.int64) for _ in range(4))
     for line, found in enumerate(stays.values()):
-        idle = (found.tid == 0) & (found.vcpu < 0)
-        of = np.where(idle, _IDLE, found.vcpu)
+        begin_ns, end_ns, of = _within(found, int(edges_ns[0]), int(edges_ns[-1]))
         for who in np.unique(of).tolist():
             mine = of == who
-            ran_ns = covered_ns(found.begin_ns[mine], found.end_ns[mine], edges_ns)
+            ran_ns = covered_ns(begin_ns[mine], end_ns[mine], edges_ns)
             if who == _IDLE:
                 idle_ns[line] = ran_ns
                 continue
@@ -65,12 +63,11 @@ def cpu_lanes(stays: dict[int, CpuStays], edges_ns: Array) -> CpuLanes:
     return CpuLanes(cpus, vcpu, vcpu_ns, idle_ns, other_ns, open_ns)
 
 
-def lost_ns(
-    events: Events, edges_ns: Array, cpu: int | None = None
-) -> npt.NDArray[np.int64]:
-    """int64[columns]: the time in which events of a pCPU were lost; None: of any.
-
-    Losses whose place is not known at all are not in it.
-    """
-    begin_ns, end_ns = lost_spans(events, int(edges_ns[0]), int(edges_ns[-1]), cpu)
-    return covered_ns(begin_ns, end_ns, edges_ns)
+def _within(stays: CpuStays, first_ns: int, last_ns: int) -> tuple[Array, Array, Array]:
+    """Begin, end and who of the stays that may touch this time."""
+    low = 0
+    if stays.by_switch:  # only then the ends ascend
+        low = int(np.searchsorted(stays.end_ns, first_ns, side="right"))
+    at = slice(low, int(np.searchsorted(stays.begin_ns, last_ns, side="left")))
+    idle = (stays.tid[at] == 0) & (stays.vcpu[at] < 0)
+    return stays.begin_ns[at], stays.end_ns[at], np.where(idle, _IDLE, stays.vcpu[at])

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from piscope.tables import Events, Timeline
 
-__all__ = ("CpuStays", "cpu_stays", "lost_spans")
+__all__ = ("CpuStays", "LostTimes", "cpu_stays")
 
 
 @dataclass(slots=True)
@@ -45,6 +45,7 @@ def cpu_stays(timeline: Timeline, events: Events) -> dict[int, CpuStays]:
     cpu = events.cpu[rows]
     found: dict[int, CpuStays] = {}
     by_interval: dict[int, CpuStays] | None = None
+    lost_times = LostTimes(events, *timeline.span_ns)
     nobody = np.empty(0, np.int32)
     never = np.empty(0, np.int64)
     for number in np.unique(events.cpu).tolist():
@@ -52,7 +53,8 @@ def cpu_stays(timeline: Timeline, events: Events) -> dict[int, CpuStays]:
         if len(own):
             tid = np.append(before[own[0]], after[own])
             at_ns = events.ts_ns[rows[own]]
-            found[number] = _between(timeline, events, number, tid, at_ns)
+            lost = lost_times.of_cpu(number)
+            found[number] = _between(timeline, tid, at_ns, lost)
             continue
         if by_interval is None:
             by_interval = _by_interval(timeline)
@@ -63,15 +65,14 @@ def cpu_stays(timeline: Timeline, events: Events) -> dict[int, CpuStays]:
 
 def _between(
     timeline: Timeline,
-    events: Events,
-    cpu: int,
     tid: npt.NDArray[np.int32],
     at_ns: npt.NDArray[np.int64],
+    lost: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
 ) -> CpuStays:
     """The stays between switches, each up to a loss of that pCPU's events."""
     first_ns, last_ns = timeline.span_ns
     begin_ns, end_ns = np.append(first_ns, at_ns), np.append(at_ns, last_ns)
-    lost_from, lost_to = lost_spans(events, first_ns, last_ns, cpu)
+    lost_from, lost_to = lost
     if len(lost_from):
         # the first loss that ends behind the begin
         at = np.searchsorted(lost_to, begin_ns, side="right")
@@ -114,26 +115,41 @@ def _by_interval(timeline: Timeline) -> dict[int, CpuStays]:
     }
 
 
-def lost_spans(
-    events: Events, first_ns: int, last_ns: int, cpu: int | None
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """int64[n] twice: begins and ends of what a pCPU lost, ascending, none touching.
+class LostTimes:
+    """When events of each pCPU were lost, between `first_ns` and `last_ns`.
 
-    Of any pCPU where `cpu` is None; between `first_ns` and `last_ns`, which stand in
-    for an end that is open. A loss whose place is not known at all is left out.
+    These stand in for an end that is open. A loss whose place is not known at all is
+    in none.
     """
-    spans: list[tuple[int, int]] = sorted(
-        (
-            first_ns if loss.start_ns is None else max(loss.start_ns, first_ns),
-            last_ns if loss.end_ns is None else min(loss.end_ns, last_ns),
-        )
-        for loss in events.losses
-        if (loss.start_ns, loss.end_ns) != (None, None)
-        and (cpu is None or loss.cpu is None or loss.cpu == cpu)
-    )
+
+    def __init__(self, events: Events, first_ns: int, last_ns: int) -> None:
+        self._spans: dict[int | None, list[tuple[int, int]]] = {}
+        for loss in events.losses:
+            if loss.start_ns is None and loss.end_ns is None:
+                continue
+            begin_ns = first_ns if loss.start_ns is None else loss.start_ns
+            end_ns = last_ns if loss.end_ns is None else loss.end_ns
+            span = max(begin_ns, first_ns), min(end_ns, last_ns)
+            self._spans.setdefault(loss.cpu, []).append(span)
+
+    def of_cpu(self, cpu: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """int64[n] twice: begins and ends, ascending, none touching another.
+
+        Those that may be any pCPU's are each one's.
+        """
+        return _joined(self._spans.get(cpu, []) + self._spans.get(None, []))
+
+    def of_any(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The same of all pCPUs together."""
+        return _joined([span for spans in self._spans.values() for span in spans])
+
+
+def _joined(
+    spans: list[tuple[int, int]],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     begins: list[int] = []
     ends: list[int] = []
-    for begin_ns, end_ns in spans:
+    for begin_ns, end_ns in sorted(spans):
         if ends and begin_ns <= ends[-1]:
             ends[-1] = max(ends[-1], end_ns)
         elif end_ns > begin_ns:

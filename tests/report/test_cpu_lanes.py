@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from timeline.scene import SLEEPS, Scene, lived
 from timeline.streams import scenes
 
-from piscope.report.cpu_lanes import cpu_lanes, lost_ns
-from piscope.report.cpu_stays import cpu_stays
+from piscope.report.cpu_lanes import cpu_lanes
+from piscope.report.cpu_stays import LostTimes, cpu_stays
 from piscope.report.strips import column_edges
 
 
@@ -91,14 +91,20 @@ def test_behind_a_loss_nothing_is_known_until_the_next_switch() -> None:
     assert lanes.idle_ns[0, 0] == 2000
 
 
-def test_lost_time_counts_once() -> None:
+def test_lost_times_are_joined() -> None:
     scene = Scene()
     lived(scene.vcpu(0))
     scene.lose(0, 1000, 3000)
     scene.lose(1, 2000, 4000)
+    scene.lose(2, None, 2500)
+    scene.lose(None, 4500, 99_000)
     scene.lose(None, None, None)
-    edges = np.array([0, 2000, 5000])
-    events = scene.events()
-    assert lost_ns(events, edges).tolist() == [1000, 2000]
-    assert lost_ns(events, edges, 1).tolist() == [0, 2000]
-    assert lost_ns(events, edges, 7).tolist() == [0, 0]
+    lost = LostTimes(scene.events(), 500, 5000)
+
+    def spans(found: tuple[np.ndarray, np.ndarray]) -> list[tuple[int, int]]:
+        return list(zip(*(column.tolist() for column in found), strict=True))
+
+    assert spans(lost.of_any()) == [(500, 4000), (4500, 5000)]
+    assert spans(lost.of_cpu(1)) == [(2000, 4000), (4500, 5000)]
+    assert spans(lost.of_cpu(2)) == [(500, 2500), (4500, 5000)]
+    assert spans(lost.of_cpu(7)) == [(4500, 5000)]
