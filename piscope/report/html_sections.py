@@ -22,6 +22,7 @@ from piscope.report.render_layout import (
     Sheet,
     as_text,
 )
+from piscope.report.render_verdict import hidden_windows
 from piscope.report.render_words import bounds_text, printable, share_text
 from piscope.report.summary import Bounds, Summary
 
@@ -188,8 +189,10 @@ def tiles(summary: Summary) -> list[Tile]:
     if summary.removed is not None:
         gone = summary.removed
         made += [
-            _tile(f"removed by {gone.after}", gone.total, "removed", "total"),
-            _tile("of them IRQs of the host", gone.host_irqs, "removed", "host_irqs"),
+            _tile(f"removed by {gone.after}, known", gone.total, "removed", "total"),
+            _tile(
+                "IRQs of the host among them", gone.host_irqs, "removed", "host_irqs"
+            ),
         ]
     if policies:
         first = policies[0]
@@ -259,6 +262,12 @@ def _quality(summary: Summary) -> Section:
         grid.add(policy.name, "", "")
         cells = (f"{policy.not_certain:,}", f"{known:,} posts")
         grid.add("posts whose outcome is open", *cells, depth=1)
+        windows = f"{policy.exposure.windows.max:,} seen"
+        cells = (f"up to {hidden_windows(policy):,}", windows)
+        grid.add("open windows that no event shows", *cells, depth=1)
+        if policy.lost_windows:
+            cells = (f"up to {policy.lost_windows:,}", "")
+            grid.add("of them in what the trace lost", *cells, depth=2)
         cells = (f"{policy.contradictions:,}", "")
         grid.add("events that contradict those before them", *cells, depth=1)
     part_ = {"kind": "grid", "grid": grid_values(grid)}
