@@ -35,7 +35,7 @@ from piscope.report.perfetto_names import numbered, state_names
 from piscope.report.perfetto_posts import PostTracks
 from piscope.report.perfetto_tracks import Track, TrackWriter
 from piscope.report.selection import Selection
-from piscope.tables import Events, Timeline, Vcpu
+from piscope.tables import Events, Intervals, Timeline, Vcpu
 
 __all__ = ("write_perfetto",)
 
@@ -101,10 +101,19 @@ def _write_vcpus(
             vms[row.vm] = writer.track(_vm_name(row), rank=len(vms), description=about)
         track = writer.track(row.label, vms[row.vm], rank=row.vcpu)
         own = slice(*np.searchsorted(i.vcpu, (row.vcpu, row.vcpu + 1)).tolist())
-        begin_ns, end_ns = i.start_ns[own], i.end_ns[own]
-        if len(begin_ns) and end_ns[-1] > begin_ns[0]:  # else the trace is one instant
-            writer.slices(track, begin_ns, end_ns, *state_names(i, own))
+        _write_states(writer, track, i, own)
         posts.of_vcpu(track, row.vcpu)
+
+
+def _write_states(writer: TrackWriter, track: Track, i: Intervals, own: slice) -> None:
+    name, names = state_names(i, own)
+    begin_ns, end_ns = i.start_ns[own], i.end_ns[own]
+    if not len(name) or end_ns[-1] == begin_ns[0]:
+        return  # the trace is one instant
+    # intervals also end where something changes that no name tells, such as the pCPU
+    heads = np.flatnonzero(np.append(True, name[1:] != name[:-1]))
+    tails = np.append(heads[1:], len(name)) - 1
+    writer.slices(track, begin_ns[heads], end_ns[tails], name[heads], names)
 
 
 def _vm_name(row: Vcpu) -> str:

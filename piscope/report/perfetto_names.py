@@ -26,7 +26,7 @@ _TABLE = 1 << 20  # keys in a range up to this are numbered by a table, without 
 
 
 def numbered(keys: Array, name: Callable[[int], str]) -> Named:
-    """The keys' places (int64[n]) among the different ones, and the names of those."""
+    """The place of each key's name (int64[n]) among the different names, and those."""
     if not len(keys):
         return np.zeros(0, np.int64), []
     low, high = int(keys.min()), int(keys.max())
@@ -36,7 +36,11 @@ def numbered(keys: Array, name: Callable[[int], str]) -> Named:
         number = (np.cumsum(there) - 1)[keys - low]
     else:
         different, number = np.unique(keys, return_inverse=True)
-    return number, [name(key) for key in different.tolist()]
+    names = [name(key) for key in different.tolist()]
+    place = {text: i for i, text in enumerate(dict.fromkeys(names))}
+    if len(place) < len(names):  # some keys have the same name
+        number = np.array([place[text] for text in names], np.int64)[number]
+    return number, list(place)
 
 
 def state_names(intervals: Intervals, rows: slice) -> Named:

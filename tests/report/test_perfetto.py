@@ -107,6 +107,9 @@ def times_of_kinds(
             assert slices[0].begin_ns == begin_ns
             assert slices[-1].end_ns == end_ns
         assert all(a.end_ns == b.begin_ns for a, b in pairwise(slices)), "they tile"
+        assert all(a.name != b.name for a, b in pairwise(slices)), (
+            "one stretch, one slice"
+        )
         time_ns: Counter[tuple[str, bool]] = Counter()
         for one in slices:
             kind = one.name.partition(" (")[0]
