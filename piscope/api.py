@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from piscope import pipeline
 from piscope.exits_pipeline import report_exits
-from piscope.replay.stimuli import Posted
+from piscope.posted import Posted, parse_posted
 from piscope.report.exit_report import ExitReport
 from piscope.report.json_form import as_json
 from piscope.report.render import LEAST_COLUMNS, render, render_markdown
@@ -153,7 +153,7 @@ def analyze(
     path: str | os.PathLike[str],
     *,
     policies: Iterable[str] = pipeline.DEFAULT_POLICIES,
-    posted: Posted = "msi",
+    posted: Posted = "auto",
     ignore: Iterable[str] = (),
     vms: Iterable[int] | None = None,
     vcpus: Iterable[str] = (),
@@ -165,10 +165,11 @@ def analyze(
     """Say what the posted-interrupt notifications in a trace hit, under each policy.
 
     The arguments are those of `piscope analyze`: `policies` by name, `posted` which of
-    KVM's posts to replay as a device's ("msi" or "none"), `ignore` patterns of events
-    to treat as absent; `vms`, `vcpus` (labels, vcpu_ids or `tid:N`) and `cpus` narrow
-    the summary; `start_ns` and `end_ns` narrow what is read, half-open, in ns of the
-    trace's clock; `tsc_khz` is the frequency of a raw x86-tsc clock.
+    KVM's posts to replay as hardware's ("auto", "none", "msi", "vfio,ipi", ...),
+    `ignore` patterns of events to treat as absent; `vms`, `vcpus` (labels, vcpu_ids or
+    `tid:N`) and `cpus` narrow the summary; `start_ns` and `end_ns` narrow what is read,
+    half-open, in ns of the trace's clock; `tsc_khz` is the frequency of a raw x86-tsc
+    clock.
 
     Raises PiscopeError, whose message says where and why, for a trace that can't be
     read or can't answer, and for arguments that name what does not exist.
@@ -181,8 +182,7 @@ def analyze(
         if name not in POLICIES:
             known = ", ".join(POLICIES)
             raise UsageError(f"{name!r} is no policy: expected one of {known}")
-    if posted not in ("msi", "none"):
-        raise UsageError(f"posted={posted!r}: expected 'msi' or 'none'")
+    parse_posted(posted)
     selection = _selection(vms, vcpus, cpus)
     with closing(open_trace(os.fspath(path))) as source:
         analysis = pipeline.analyze(

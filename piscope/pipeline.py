@@ -18,13 +18,15 @@ from piscope.model.policy import (
     policy_of_release,
 )
 from piscope.outcomes import PolicyResult
+from piscope.posted import Posted, parse_posted
 from piscope.replay.exposure import expose, posting_by_hardware
 from piscope.replay.fastpath import DEFAULT_FASTPATH
 from piscope.replay.findings import Replayed, find, replay
 from piscope.replay.met import Met, what_posts_met
 from piscope.replay.pcpus import Occupancy, occupancy
+from piscope.replay.posted import resolve_posted
 from piscope.replay.recognize import Recognized, recognize_policy
-from piscope.replay.stimuli import Posted, Stimuli, build_stimuli
+from piscope.replay.stimuli import Stimuli, build_stimuli
 from piscope.sources.raw import Source, Wanted
 from piscope.tables import Events, Timeline
 from piscope.timeline.build import build_timeline
@@ -40,6 +42,7 @@ DEFAULT_POLICIES = ("preempt-only", "suppress-on-put")
 class Analysis:
     """All tables of one analysis, from events to findings.
 
+    posted  which of KVM's posts were replayed as hardware's, without "auto"
     posting_by_hardware  whether the captured host posted by hardware, None: not told
     captured  which policy the captured kernel has, and on what evidence
     results, walks  by policy name, in the order asked for
@@ -60,7 +63,7 @@ def analyze(
     source: Source,
     *,
     policies: tuple[str, ...] = DEFAULT_POLICIES,
-    posted: Posted = "msi",
+    posted: Posted = "auto",
     fastpath: frozenset[int] = DEFAULT_FASTPATH,
     platform: Platform = DEFAULT_PLATFORM,
     given: UserPosts | None = None,
@@ -82,6 +85,7 @@ def analyze(
 
     Raises UnanswerableError for a trace without vCPUs of an Intel host.
     """
+    parse_posted(posted)  # before the work is done
     progress("reading")
     wanted = Wanted(
         analysis_fields(),
@@ -97,6 +101,7 @@ def analyze(
         narrowed = start_ns is not None or end_ns is not None
         timeline = with_user_posts(timeline, events, given, narrowed=narrowed)
     places = occupancy(events, timeline.vcpus, timeline.intervals, timeline.acts)
+    posted = resolve_posted(posted, timeline.posts)
     stimuli = build_stimuli(timeline, events, posted)
     met = what_posts_met(timeline, stimuli, places)
     results: dict[str, PolicyResult] = {}

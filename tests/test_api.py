@@ -75,7 +75,7 @@ def test_exits_are_those_of_the_command(capfd: pytest.CaptureFixture[str]) -> No
     ("arguments", "said"),
     [
         ({"policies": ["nonsense"]}, "'nonsense' is no policy"),
-        ({"posted": "all"}, "expected 'msi' or 'none'"),
+        ({"posted": "all"}, "'all' is no origin"),
         ({"vcpus": ["99"]}, "--vcpu 99"),
     ],
 )

@@ -28,6 +28,7 @@ SHARED = {
     "piscope.events.vmx_exits",  # numbers and names of the kernel, nothing else
     "piscope.origins",
     "piscope.outcomes",
+    "piscope.posted",
     "piscope.schema",
     "piscope.sources.raw",
     "piscope.tables",
@@ -46,7 +47,7 @@ GATE_MAY_IMPORT = {
     "piscope.model.policy",  # the names of policies
     "piscope.output",
     "piscope.pipeline",
-    "piscope.replay.stimuli",  # the type of --posted
+    "piscope.posted",  # the words of --posted
     "piscope.sources.detect",  # to open a trace
 }
 """The gate stands behind the report: it runs the pipeline and knows no stage."""

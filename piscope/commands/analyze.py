@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import click
 
 from piscope.commands.options import (
@@ -12,6 +10,7 @@ from piscope.commands.options import (
     from_option,
     ignore_option,
     json_option,
+    posted_option,
     to_option,
     tsc_khz_option,
     vcpu_option,
@@ -51,14 +50,7 @@ __all__ = ("analyze",)
     " the kernel whose rule decides whether PI wakeup is needed; preempted_rule ="
     " 5.10, 5.14, 6.11 or 6.12, whose rule decides what is preempted. Repeatable.",
 )
-@click.option(
-    "--posted",
-    type=click.Choice(("msi", "none")),
-    default="msi",
-    show_default=True,
-    help="Which of KVM's posts to replay as a device's: msi, what if the device had"
-    " posted each MSI itself; none, what became of the posts as they were.",
-)
+@posted_option
 @ignore_option
 @vm_option
 @vcpu_option
@@ -93,7 +85,7 @@ def analyze(
     policies: tuple[str, ...],
     fastpath: str | None,
     platform: tuple[str, ...],
-    posted: Literal["msi", "none"],
+    posted: str,
     ignore: tuple[str, ...],
     vms: str | None,
     vcpus: tuple[str, ...],

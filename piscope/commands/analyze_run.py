@@ -29,8 +29,8 @@ from piscope.commands.survey import Survey, survey
 from piscope.commands.watched import WatchedSource
 from piscope.errors import PiscopeError, UsageError
 from piscope.output import replacing
+from piscope.posted import Posted, parse_posted
 from piscope.replay.fastpath import DEFAULT_FASTPATH
-from piscope.replay.stimuli import Posted
 from piscope.report.html import render_html, require_extra
 from piscope.report.json_form import as_json
 from piscope.report.perfetto import write_perfetto
@@ -61,7 +61,7 @@ class Request:
     policies     names; empty: the default two
     fastpath     exit reasons for more-fastpath; None: the default
     platform     NAME=VALUE each; empty: a VM that needs PI wakeup
-    posted       "msi" or "none"
+    posted       which posts to replay as hardware's, as replay.posted reads it
     ignore       patterns of events to treat as absent
     vms, cpus    lists such as `0-3,5`; None: all
     vcpus        labels, vcpu_ids, `tid:N`; empty: all
@@ -72,7 +72,7 @@ class Request:
     policies: tuple[str, ...] = ()
     fastpath: str | None = None
     platform: tuple[str, ...] = ()
-    posted: Posted = "msi"
+    posted: Posted = "auto"
     ignore: tuple[str, ...] = ()
     vms: str | None = None
     vcpus: tuple[str, ...] = ()
@@ -112,6 +112,7 @@ def analyze_all(
         if text is not None:
             parse_moment(text)
     parse_platform(request.platform)
+    parse_posted(request.posted)
     if request.fastpath is not None:
         parse_exit_reasons(request.fastpath)
         if "more-fastpath" not in request.policies:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import click
 
 from piscope.commands.options import (
@@ -11,6 +9,7 @@ from piscope.commands.options import (
     form_option,
     ignore_option,
     json_option,
+    posted_option,
     tsc_khz_option,
     width_option,
 )
@@ -31,13 +30,7 @@ __all__ = ("compare",)
     help="Replay both captures under this policy. Repeatable.  [default: each under"
     " that of its own kernel]",
 )
-@click.option(
-    "--posted",
-    type=click.Choice(("msi", "none")),
-    default="msi",
-    show_default=True,
-    help="Which of KVM's posts to replay as a device's, as in `piscope analyze`.",
-)
+@posted_option
 @ignore_option
 @tsc_khz_option
 @form_option
@@ -48,7 +41,7 @@ def compare(
     a: str,
     b: str,
     policies: tuple[str, ...],
-    posted: Literal["msi", "none"],
+    posted: str,
     ignore: tuple[str, ...],
     tsc_khz: int | None,
     form: Form,

@@ -24,7 +24,7 @@ from piscope.errors import PiscopeError, UsageError
 from piscope.events.catalog import CATALOG
 from piscope.model.policy import POLICIES
 from piscope.pipeline import Analysis
-from piscope.replay.stimuli import Posted
+from piscope.posted import Posted
 from piscope.report.render import LEAST_COLUMNS
 from piscope.report.summarize import summarize
 from piscope.report.summary import Summary
@@ -40,13 +40,13 @@ class Request:
     """What a user asked for, as it was written.
 
     policies  names; empty: those of the captured kernels
-    posted    "msi" or "none"
+    posted    which posts to replay as hardware's
     ignore    patterns of events to treat as absent
     tsc_khz   frequency of raw x86-tsc clocks; None: not given
     """
 
     policies: tuple[str, ...] = ()
-    posted: Posted = "msi"
+    posted: Posted = "auto"
     ignore: tuple[str, ...] = ()
     tsc_khz: int | None = None
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import click
 
 from piscope.commands.options import (
@@ -11,6 +9,7 @@ from piscope.commands.options import (
     form_option,
     ignore_option,
     json_option,
+    posted_option,
     tsc_khz_option,
     vm_option,
     width_option,
@@ -78,13 +77,7 @@ KINDS = (
     " beside it.  [default: preempt-only and suppress-on-put, which a single one is"
     " told beside as well]",
 )
-@click.option(
-    "--posted",
-    type=click.Choice(("msi", "none")),
-    default="msi",
-    show_default=True,
-    help="Which of KVM's posts to replay as a device's, as in `piscope analyze`.",
-)
+@posted_option
 @ignore_option
 @tsc_khz_option
 @form_option
@@ -100,7 +93,7 @@ def explain(
     hit: str | None,
     nth: int,
     policies: tuple[str, ...],
-    posted: Literal["msi", "none"],
+    posted: str,
     ignore: tuple[str, ...],
     tsc_khz: int | None,
     form: Form,

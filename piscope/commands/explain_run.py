@@ -29,7 +29,7 @@ from piscope.explain.account import Account
 from piscope.explain.build import account_of, near_account
 from piscope.explain.pick import Picked, at_instant, by_row, nth_of_kind
 from piscope.explain.render_text import account_as_markdown, account_as_text
-from piscope.replay.stimuli import Posted
+from piscope.posted import Posted
 from piscope.report.render import LEAST_COLUMNS
 from piscope.report.selection import Selection
 from piscope.sources.raw import Source
@@ -46,7 +46,7 @@ class Request:
     vms       a list such as `0-3,5`; None: all
     vcpus     labels, vcpu_ids, `tid:N`; empty: all
     policies  names; empty: the default two
-    posted    "msi" or "none"
+    posted    which posts to replay as hardware's, as replay.posted reads it
     ignore    patterns of events to treat as absent
     tsc_khz   frequency of a raw x86-tsc clock; None: not given
     """
@@ -58,7 +58,7 @@ class Request:
     vms: str | None = None
     vcpus: tuple[str, ...] = ()
     policies: tuple[str, ...] = ()
-    posted: Posted = "msi"
+    posted: Posted = "auto"
     ignore: tuple[str, ...] = ()
     tsc_khz: int | None = None
 

@@ -15,6 +15,7 @@ __all__ = (
     "from_option",
     "ignore_option",
     "json_option",
+    "posted_option",
     "to_option",
     "tsc_khz_option",
     "vcpu_option",
@@ -55,6 +56,18 @@ ignore_option = click.option(
     multiple=True,
     metavar="PATTERN",
     help="As if the trace did not hold these events. Repeatable.",
+)
+
+posted_option = click.option(
+    "--posted",
+    default="auto",
+    show_default=True,
+    metavar="WORDS",
+    help="Which of KVM's posts to replay as hardware's. msi: what if a device had"
+    " posted each MSI itself; vfio: interrupts of assigned devices that the host"
+    " handled; vhost, irqfd, emulated: what if that device were passed through; ipi:"
+    " what if IPI virtualization had delivered the IPIs; several with commas; none:"
+    " the posts as they were; auto: vfio where the trace has such, else msi.",
 )
 
 from_option = click.option(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import cast
 
 import click
 
-from piscope.commands.options import ignore_option, tsc_khz_option
+from piscope.commands.options import ignore_option, posted_option, tsc_khz_option
 from piscope.model.policy import POLICIES
 
 __all__ = ("report",)
@@ -30,13 +30,7 @@ __all__ = ("report",)
     metavar="NAME",
     help="A policy to replay. Repeatable.  [default: preempt-only and suppress-on-put]",
 )
-@click.option(
-    "--posted",
-    type=click.Choice(("msi", "none")),
-    default="msi",
-    show_default=True,
-    help="Which of KVM's posts to replay as a device's, as in `piscope analyze`.",
-)
+@posted_option
 @ignore_option
 @tsc_khz_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
@@ -44,7 +38,7 @@ def report(
     trace: str,
     output: str,
     policies: tuple[str, ...],
-    posted: Literal["msi", "none"],
+    posted: str,
     ignore: tuple[str, ...],
     tsc_khz: int | None,
     quiet: bool,

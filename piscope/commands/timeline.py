@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import click
 
 from piscope.commands.options import (
     from_option,
     ignore_option,
+    posted_option,
     to_option,
     tsc_khz_option,
     vcpu_option,
@@ -37,13 +36,7 @@ __all__ = ("timeline",)
     " the other, instead of one of everything.",
 )
 @click.option("--cpus", "with_cpus", is_flag=True, help="Draw the pCPUs too.")
-@click.option(
-    "--posted",
-    type=click.Choice(("msi", "none")),
-    default="msi",
-    show_default=True,
-    help="Which of KVM's posts to replay as a device's, as in `piscope analyze`.",
-)
+@posted_option
 @ignore_option
 @vm_option
 @vcpu_option
@@ -62,7 +55,7 @@ def timeline(
     policy: str,
     window: str | None,
     with_cpus: bool,
-    posted: Literal["msi", "none"],
+    posted: str,
     ignore: tuple[str, ...],
     vms: str | None,
     vcpus: tuple[str, ...],

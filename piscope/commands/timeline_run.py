@@ -24,7 +24,7 @@ from piscope.commands.analyze_run import (
 from piscope.commands.moments import Moment, parse_moment
 from piscope.commands.selection import parse_numbers
 from piscope.errors import UsageError
-from piscope.replay.stimuli import Posted
+from piscope.posted import Posted
 from piscope.report.cpu_lanes import cpu_lanes
 from piscope.report.cpu_stays import LostTimes, cpu_stays
 from piscope.report.render_layout import as_text
@@ -69,7 +69,7 @@ class View:
     policy: str = "preempt-only"
     window: str | None = None
     with_cpus: bool = False
-    posted: Posted = "msi"
+    posted: Posted = "auto"
     ignore: tuple[str, ...] = ()
     vms: str | None = None
     vcpus: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from piscope.explain.steps import steps_around
 from piscope.explain.verdicts import guest_stretches, verdict_of
 from piscope.model.letters import Letter
 from piscope.pipeline import Analysis
+from piscope.posted import posted_text
 from piscope.report.render_words import REASON_WORDS, duration_text
 from piscope.tables import Kind, PutReason
 
@@ -65,9 +66,7 @@ def account_of(analysis: Analysis, picked: Picked) -> Account:
 
 
 def _question(analysis: Analysis) -> str:
-    if analysis.posted == "msi":
-        return "--posted msi: each MSI as if a posting device had posted it itself"
-    return "--posted none: the posts as they were made"
+    return f"--posted {analysis.posted}: {posted_text(analysis.posted)}"
 
 
 def _notification(analysis: Analysis, index: int, stimulus: int) -> Notification:
@@ -153,7 +152,7 @@ def _notes(analysis: Analysis, steps: list[Step]) -> list[str]:
         if s.letter.startswith("OBSERVE_")
         and any(c.before.states != c.after.states for c in s.policies.values())
     ]
-    if seen and analysis.posted == "msi" and len(analysis.timeline.posts):
+    if seen and analysis.posted != "none" and len(analysis.timeline.posts):
         notes.append(
             "The probes read the descriptor as KVM's own posts left it, not a device's"
             " that are assumed: where a step says `probe reads`, the replay goes on"

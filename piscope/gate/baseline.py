@@ -24,6 +24,7 @@ from piscope.gate.limits import Limit, Where, parse_limits
 from piscope.gate.measured import CAPTURED, Options
 from piscope.gate.metrics import VERIFY, Range
 from piscope.model.policy import POLICIES
+from piscope.posted import parse_posted
 
 __all__ = ("Baseline", "Group", "Was", "parse_baseline", "read_baseline")
 
@@ -182,8 +183,14 @@ def _options(table: Mapping[str, Any], where: Where) -> tuple[Options, tuple[str
                 (*at, "policies"), f"no policy {name!r}: {', '.join(POLICIES)}"
             )
     posted = table.get("posted", "msi")
-    if posted not in ("msi", "none"):
-        where.refuse((*at, "posted"), 'expected "msi" or "none"')
+    if not isinstance(posted, str):
+        where.refuse(
+            (*at, "posted"), 'expected "msi", "none" or other words of --posted'
+        )
+    try:
+        posted = ",".join(parse_posted(posted))
+    except UsageError as error:
+        where.refuse((*at, "posted"), str(error))
     ignore = _texts(table, (*at, "ignore"), where)
     return Options(policies, posted, ignore), _texts(table, (*at, "exclude"), where)
 

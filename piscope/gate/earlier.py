@@ -55,7 +55,8 @@ def read_summary(path: str, options: Options) -> Summary:
             _refuse(f"summary.policies.{name}.name", "the name it has there")
     if summary.narrowed:
         raise UnanswerableError(f"made with --{' and --'.join(summary.narrowed)}")
-    if summary.question.posted != options.posted:
+    # what auto meant is the trace's own matter
+    if options.posted not in ("auto", summary.question.posted):
         raise UnanswerableError(
             f"made with --posted {summary.question.posted}, the baseline asks for"
             f" {options.posted}: make it anew"

@@ -109,11 +109,8 @@ def sha256_of(path: str) -> tuple[str, int]:
 
 def _analyzed(path: str, options: Options, digest: str, size_bytes: int) -> Measured:
     # Here, so that a run that finds everything in the cache loads no numpy.
-    from typing import cast
-
     from piscope import pipeline
     from piscope.model.policy import POLICIES
-    from piscope.replay.stimuli import Posted
     from piscope.report.summarize import summarize
     from piscope.sources.detect import open_trace
 
@@ -124,7 +121,7 @@ def _analyzed(path: str, options: Options, digest: str, size_bytes: int) -> Meas
             analysis = pipeline.analyze(
                 source,
                 policies=policies,
-                posted=cast(Posted, options.posted),
+                posted=options.posted,
                 ignore=options.ignore,
             )
         finally:

@@ -23,7 +23,7 @@ class Options:
     """What is asked of every trace of a corpus.
 
     policies  to replay; that of the captured kernel is replayed as well
-    posted    "msi" or "none", as `piscope analyze --posted`
+    posted    as `piscope analyze --posted`
     ignore    patterns of events to treat as absent
     verify    whether to hold the model against probes as well
     """

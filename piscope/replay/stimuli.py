@@ -15,21 +15,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from piscope.model.letters import Letter
+from piscope.posted import Posted
 from piscope.replay.hidden_posts import window_posts
 from piscope.replay.open_order import open_posts, open_syncs
+from piscope.replay.posted import by_hardware
 from piscope.sources.raw import Array
 from piscope.tables import Acts, Events, Given, Posts, PutReason, Timeline, Windows
 
-__all__ = ("Posted", "Stimuli", "build_stimuli")
-
-Posted = Literal["msi", "none"]
-"""Which of KVM's posts are replayed as a posting device would have posted them."""
+__all__ = ("Stimuli", "build_stimuli")
 
 # piscope.timeline.lifecycle.Act: the bits are part of the ACTS table
 _LOAD, _PUT, _ENTER, _EXIT, _SYNC_BEFORE, _SYNC_AFTER = 1, 2, 4, 8, 16, 32
@@ -96,9 +94,9 @@ _NEITHER, _FIRST_POST = -1, -2
 def build_stimuli(timeline: Timeline, events: Events, posted: Posted) -> Stimuli:
     """Turn a timeline into each descriptor's letters, in order.
 
-    `posted` = "msi": the MSIs that a device could have posted (one destination) become
-    posts by hardware at their kvm_msi_set_irq, and the software post's own effects
-    are dropped; "none": they stay the posts by KVM that they were.
+    What `posted` names (replay.posted) becomes posts by hardware at POSTS.cause, and
+    the software post's own effects are dropped; the others stay the posts by KVM that
+    they were.
     """
     w, acts, posts = timeline.windows, timeline.acts, timeline.posts
     parts: list[tuple[Array, Array, Array]] = []
@@ -145,10 +143,12 @@ def build_stimuli(timeline: Timeline, events: Events, posted: Posted) -> Stimuli
     add(acts.vcpu[at], acts.row[at], _Place.LOAD_OR_PUT, loads, _NEITHER)
 
     real = np.flatnonzero(posts.posted & (posts.vcpu >= 0))
-    by_hardware = _by_hardware(posts, posted)
-    letter = np.where(by_hardware[real], Letter.POST_HW, Letter.POST_SW_EITHER)
-    add(posts.vcpu[real], posts.at[real], _Place.POST, letter, _FIRST_POST - real)
-    target, row = open_posts(timeline, posts.posted & ~by_hardware, len(events))
+    hardware = by_hardware(posts, posted)
+    letter = np.where(hardware[real], Letter.POST_HW, Letter.POST_SW_EITHER)
+    at = np.where(hardware, posts.cause, posts.at)[real]
+    add(posts.vcpu[real], at, _Place.POST, letter, _FIRST_POST - real)
+    as_kvm = posts.posted & ~hardware
+    target, row = open_posts(timeline, as_kvm, len(events))
     add(target, row, _Place.HIDDEN_POST, Letter.MAYBE_POST_SW, _NEITHER)
     at = np.flatnonzero(window_posts(timeline).hidden)
     add(w.vcpu[at], w.put_row[at], _Place.HIDDEN_POST, Letter.POST_HW, at)
@@ -193,13 +193,6 @@ def build_stimuli(timeline: Timeline, events: Events, posted: Posted) -> Stimuli
         post=post,
         vector=_vectors(letter, window, post, w, posts),
     )
-
-
-def _by_hardware(posts: Posts, posted: Posted) -> npt.NDArray[np.bool_]:
-    """bool[posts]: those that are replayed as posted by hardware."""
-    asked = posts.unicast & (posted == "msi") & (posts.given == Given.TRACED)
-    result: npt.NDArray[np.bool_] = asked | posts.given_by_hardware
-    return result
 
 
 def _instants(

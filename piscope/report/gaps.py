@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from piscope.report.summary import Summary
+from collections.abc import Iterator
+
+from piscope.posted import parse_posted
+from piscope.report.summary import Question, Summary
 from piscope.tables import Events, Timeline
 
 __all__ = ("cannot_tell",)
@@ -62,6 +65,7 @@ def cannot_tell(summary: Summary, events: Events, timeline: Timeline) -> list[st
             f"{question.not_posted:,} interrupts were accepted without APICv; they "
             "never touched a descriptor and are left out."
         )
+    said += _what_if(question)
     unsure = sum(v.uncertain_puts for v in summary.vcpus)
     if unsure:
         total = sum(sum(v.puts.values()) for v in summary.vcpus)
@@ -82,3 +86,27 @@ def cannot_tell(summary: Summary, events: Events, timeline: Timeline) -> list[st
         "recorded."
     )
     return said
+
+
+def _what_if(question: Question) -> Iterator[str]:
+    """What became of each origin that `--posted` named, where it is not plain."""
+    words = parse_posted(question.posted)
+    if "vfio" in words and "vfio" in question.reinterpreted:
+        yield (
+            "The host handled the assigned devices' interrupts (remapped mode), which "
+            "shaped this timeline: host IRQs, VM-exits and wakings that VT-d's posting "
+            "spares. The comparison of the policies holds, the counts are estimates."
+        )
+    for word in words:
+        kept = question.kept.get(word, 0)
+        if kept:
+            yield (
+                f"{kept:,} posts of origin {word} stay KVM's: hardware can't post a "
+                "line, an interrupt with several destinations, or an IPI that is not "
+                "fixed, physical and edge."
+            )
+        elif word not in ("msi", "none") and word not in question.reinterpreted:
+            yield (
+                f"No post of origin {word} is in this trace; `piscope posts` tells "
+                "whose the others are."
+            )

@@ -14,11 +14,11 @@ from piscope.report.gaps import cannot_tell
 from piscope.report.selection import Selection
 from piscope.report.summarize_handlers import observed, summarize_handlers
 from piscope.report.summarize_policy import summarize_policy
+from piscope.report.summarize_question import summarize_question
 from piscope.report.summarize_removed import summarize_removed
 from piscope.report.summary import (
     SCHEMA_VERSION,
     LossLine,
-    Question,
     Summary,
     TraceSummary,
     VcpuSummary,
@@ -47,7 +47,7 @@ def summarize(analysis: Analyzed, selection: Selection | None = None) -> Summary
         schema_version=SCHEMA_VERSION,
         piscope_version=__version__,
         trace=_trace(analysis),
-        question=_question(analysis, chosen),
+        question=summarize_question(analysis, chosen),
         vcpus=_vcpus(timeline, chosen),
         policies=policies,
         removed=summarize_removed(analysis, chosen, selection),
@@ -107,54 +107,6 @@ def summarize_losses(losses: Iterable[Loss]) -> list[LossLine]:
         )
         for cause, rows in by_cause.items()
     ]
-
-
-def _question(analysis: Analyzed, chosen: npt.NDArray[np.bool_]) -> Question:
-    stimuli, posts = analysis.stimuli, analysis.timeline.posts
-    mine = chosen[stimuli.vcpu] if len(stimuli.vcpu) else np.zeros(0, np.bool_)
-    traced = mine & (stimuli.post >= 0)
-    real = posts.posted & (posts.vcpu >= 0)
-    real[real] &= chosen[posts.vcpu[real]]
-    as_hardware = int((real & posts.unicast).sum()) if analysis.posted == "msi" else 0
-    as_software = int(traced.sum()) - as_hardware
-    hidden = mine & (stimuli.post < 0) & (stimuli.letter == _POST_HW)
-    from_windows = int(hidden.sum())
-    return Question(
-        posted=analysis.posted,
-        as_hardware=as_hardware,
-        as_software=as_software,
-        from_windows=from_windows,
-        not_posted=int((~posts.posted).sum()),
-        no_target=int((posts.posted & (posts.vcpu < 0)).sum()),
-        text=_question_text(analysis.posted, as_hardware, as_software, from_windows),
-    )
-
-
-_POST_HW = 8  # model.letters.Letter.POST_HW, as in STIMULI.letter
-
-
-def _question_text(
-    posted: str, as_hardware: int, as_software: int, from_windows: int
-) -> str:
-    known = []
-    if as_hardware:
-        known.append(_counted(as_hardware, "MSI", "replayed as posted by a device"))
-    if as_software:
-        known.append(_counted(as_software, "post", "by KVM replayed as such"))
-    if from_windows:
-        known.append(
-            _counted(from_windows, "post", "by hardware that the probes betray")
-        )
-    what = (
-        "What if a device posted each MSI itself?"
-        if posted == "msi" and as_hardware
-        else "What became of the notifications?"
-    )
-    return f"{what} {'; '.join(known) if known else 'No post is visible.'}"
-
-
-def _counted(number: int, what: str, rest: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'} {rest}"
 
 
 def _vcpus(timeline: Timeline, chosen: npt.NDArray[np.bool_]) -> list[VcpuSummary]:

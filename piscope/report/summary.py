@@ -153,14 +153,18 @@ class TraceSummary:
 class Question:
     """Which question the replay answered.
 
-    posted        "msi" or "none": what `--posted` asked for
-    as_hardware   posts by KVM that were replayed as a device's
+    posted        words of `--posted`, joined by commas: "msi", "vfio,ipi"; "auto" is
+                  replaced by what it meant
+    as_hardware   posts by KVM that were replayed as hardware's
     as_software   posts by KVM that stayed such
     from_windows  posts by hardware that probes betray
     not_posted    accepts that never went through PIR (APICv off)
     no_target     posts to a vcpu_id that several vCPUs have
     text          one sentence for people
     replayed_with the options `fastpath` and `platform`, as given
+    reinterpreted those replayed as hardware's, by origin
+    kept          those that stayed KVM's, by origin
+    given         posts that the user gave, in none of these counts
     """
 
     posted: str
@@ -171,6 +175,9 @@ class Question:
     no_target: int
     text: str
     replayed_with: dict[str, str] = field(default_factory=dict)
+    reinterpreted: dict[str, int] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)
+    given: int = 0
 
 
 @dataclass(slots=True)

@@ -25,9 +25,10 @@ from timeline.streams import scenes
 
 from piscope.model.policy import POLICIES
 from piscope.outcomes import Findings, Hit
+from piscope.posted import Posted
 from piscope.replay.findings import find, replay
 from piscope.replay.pcpus import occupancy
-from piscope.replay.stimuli import Posted, build_stimuli
+from piscope.replay.stimuli import build_stimuli
 
 OLD, NEW = "preempt-only", "suppress-on-put"
 

@@ -9,8 +9,9 @@ from timeline.scene import HLT, SLEEPS, Scene, Vcpu
 from timeline.streams import scenes
 
 from piscope.model.letters import Letter
+from piscope.posted import Posted
 from piscope.replay.hidden_posts import window_of, window_posts
-from piscope.replay.stimuli import Posted, build_stimuli
+from piscope.replay.stimuli import build_stimuli
 
 
 def letters(scene: Scene, posted: Posted = "msi", vcpu: int = 0) -> list[str]:

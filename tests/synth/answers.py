@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from piscope.outcomes import Findings, Hit
 from piscope.pipeline import Analysis, analyze
-from piscope.replay.stimuli import Posted
+from piscope.posted import Posted
 from piscope.sources.detect import open_trace
 from piscope.synth.capture import synthesize
 from piscope.synth.scenario import Scenario

@@ -1,0 +1,45 @@
+"""Which of KVM's posts are replayed as hardware's (piscope.posted has the words)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from piscope.origins import Origin
+from piscope.posted import Posted, parse_posted
+from piscope.tables import Given, Posts
+
+__all__ = ("by_hardware", "resolve_posted")
+
+_ORIGINS = {
+    "vfio": Origin.VFIO,
+    "vhost": Origin.VHOST,
+    "irqfd": Origin.IRQFD,
+    "emulated": Origin.EMULATED,
+    "ipi": Origin.IPI,
+}
+
+
+def resolve_posted(posted: Posted, posts: Posts) -> Posted:
+    """The value with its words in order, `auto` replaced by what it means here.
+
+    Raises UsageError as parse_posted does.
+    """
+    words = parse_posted(posted)
+    if words != ("auto",):
+        return ",".join(words)
+    remapped = posts.posted & posts.postable & (posts.origin == Origin.VFIO)
+    return "vfio" if remapped.any() else "msi"
+
+
+def by_hardware(posts: Posts, posted: Posted) -> npt.NDArray[np.bool_]:
+    """bool[posts]: those that are replayed as hardware's."""
+    words = parse_posted(resolve_posted(posted, posts))
+    asked = [_ORIGINS[word] for word in words if word in _ORIGINS]
+    result: npt.NDArray[np.bool_] = np.isin(posts.origin, asked) & posts.postable
+    if "msi" in words:
+        result |= posts.unicast
+    # what a user gave is by whom he says
+    result &= posts.given == Given.TRACED
+    result |= posts.given_by_hardware
+    return result
