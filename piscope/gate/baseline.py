@@ -183,14 +183,10 @@ def _options(table: Mapping[str, Any], where: Where) -> tuple[Options, tuple[str
                 (*at, "policies"), f"no policy {name!r}: {', '.join(POLICIES)}"
             )
     posted = table.get("posted", "msi")
-    if not isinstance(posted, str):
-        where.refuse(
-            (*at, "posted"), 'expected "msi", "none" or other words of --posted'
-        )
     try:
-        posted = ",".join(parse_posted(posted))
+        posted = ",".join(parse_posted(posted if isinstance(posted, str) else ""))
     except UsageError as error:
-        where.refuse((*at, "posted"), str(error))
+        where.refuse((*at, "posted"), f"expected words of --posted: {error}")
     ignore = _texts(table, (*at, "ignore"), where)
     return Options(policies, posted, ignore), _texts(table, (*at, "exclude"), where)
 
