@@ -103,7 +103,7 @@ class PostTracks:
                     Annotation(p.name, *outcome_names(p.found, mine))
                     for p in self._policies
                 ),
-                self._open_ns(mine, post),
+                self._later(self._policies[0].found, mine),
             ],
             flows=[p.flow[mine] for p in self._policies],
         )
@@ -113,13 +113,13 @@ class PostTracks:
                 track = self._writer.track(policy.name, parent, rank=rank)
                 self._outcomes(track, policy.found, shown)
 
-    def _open_ns(self, mine: Array, post: Array) -> Annotation:
+    def _later(self, found: Findings, mine: Array) -> Annotation:
         """How much later a post may have been that no event shows."""
-        window = self._policies[0].found.window[mine]
         w = self._timeline.windows
-        open_ns = np.full(len(mine), -1, np.int64)
-        hidden = (post < 0) & (window >= 0)
+        window = found.window[mine]
+        hidden = (self._stimuli.post[found.stimulus[mine]] < 0) & (window >= 0)
         at = window[hidden]
+        open_ns = np.full(len(mine), -1, np.int64)
         open_ns[hidden] = w.load_ns[at] - w.put_ns[at]
         return Annotation("or_up_to_ns_later", open_ns)
 
@@ -142,6 +142,7 @@ class PostTracks:
                 Annotation("exit_reason", np.where(code >= 0, reason, -1), reasons),
                 Annotation("state_table_rows", *row_names(found, mine)),
                 Annotation("pcpu", found.cpu[mine].astype(np.int64)),
+                self._later(found, mine),
             ],
         )
 
@@ -164,7 +165,10 @@ class PostTracks:
                 self._ts_ns[mine],
                 name,
                 names,
-                annotations=[Annotation("taken_by", victim, self._labels)],
+                annotations=[
+                    Annotation("taken_by", victim, self._labels),
+                    self._later(policy.found, mine),
+                ],
                 ends=policy.flow[mine],
             )
 

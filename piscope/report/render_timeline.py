@@ -121,7 +121,7 @@ def opening(shown: Shown, width: int) -> Iterator[RenderableType]:
     marks = [MARK_CELLS[m] for m in MARK_CELLS if m in shown.marks]
     if marks:
         yield _legend("notified", marks, width)
-        said = "upper case: proven, lower case: not excluded; the worst of a column"
+        said = "upper case: proven; lower case: not excluded; worst of the column"
         if shown.undated:
             said += (
                 f"; {shown.undated:,} of them left no event, and stand where the"

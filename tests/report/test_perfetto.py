@@ -195,15 +195,20 @@ def test_pcpus_name_threads() -> None:
 def test_a_post_that_no_event_shows_tells_its_window(samples: Path) -> None:
     analysis = api.analyze(samples / SAMPLES[1]).analysis
     tracks = read_perfetto(written(analysis))
-    posts = [t for path, t in tracks.items() if path[-1] == "posts"]
-    hidden = [
-        event
-        for track in posts
-        for event in track.events
-        if "hardware, unseen" in event.name
-    ]
-    assert len(hidden) == 250
-    assert all(event.arguments["or_up_to_ns_later"] > 0 for event in hidden)
+    for place, name in (
+        (("vm0", "vm0/vcpu0", "posts"), "0x"),
+        (("vm0", "vm0/vcpu0", OLD), "unloaded-host"),
+        (("pCPUs", "cpu0", OLD), "unloaded-host, for vm0/vcpu0"),
+    ):
+        (track,) = (
+            t
+            for path, t in tracks.items()
+            if path[0].startswith(place[0]) and path[1:] == place[1:]
+        )
+        hidden = [e for e in track.events if "or_up_to_ns_later" in e.arguments]
+        assert len(hidden) == 250
+        assert all(e.arguments["or_up_to_ns_later"] > 0 for e in hidden)
+        assert all(e.name.startswith(name) for e in hidden)
 
 
 def test_names_in_a_trace_may_be_anything() -> None:
