@@ -75,5 +75,23 @@ gate-demo: $(STAMP) ## Show the gate: a pass, a regression, and a cannot tell.
 	 show 1 --partial $$name=$$t.12.117-ipiv-us.n_userspace_slow.trace.dat && \
 	 show 3 --partial $$name=$$t.17.13-ipiv.e_min.trace.dat
 
+# Captures of a simulated host, by `make synth`: from seeds, so that they are the same
+# everywhere. SEEDS is how many of each scenario `synth-truth` tries.
+SYNTH := build/synth
+SEEDS ?= 20
+
+.PHONY: synth synth-big synth-truth
+synth: $(STAMP) ## Make a capture of each shipped scenario, with its truth, in build/synth.
+	@mkdir -p $(SYNTH)
+	@$(BIN)/piscope synth --list | awk '$$1 != "big" { print $$1 }' | while read -r name; do \
+	    $(BIN)/piscope synth -q $$name -o $(SYNTH)/$$name.trace.dat || exit 1; done
+
+synth-big: $(STAMP) ## Make the capture of ten million events, for measuring.
+	@mkdir -p $(SYNTH)
+	time $(BIN)/piscope synth big -o $(SYNTH)/big.trace.dat
+
+synth-truth: $(STAMP) ## Hold piscope to the truth of SEEDS=20 captures of each scenario.
+	PISCOPE_SEEDS=$(SEEDS) $(BIN)/pytest -q -n auto tests/synth/test_truth.py
+
 clean: ## Remove .venv and what tools left behind.
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

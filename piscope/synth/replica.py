@@ -106,6 +106,7 @@ class Replica:
     latched  pCPUs with a vector in IRR
     stale    pCPUs whose state the host was not told
     pending  posts whose notification is latched, by (pCPU, vector)
+    always   entries and exits matter to the descriptor even while it is quiet
     """
 
     def __init__(
@@ -126,10 +127,12 @@ class Replica:
         self.pending: dict[tuple[int, int], list[tuple[Post, Fate]]] = {}
         self.consequences: list[Consequence] = []
         self.captured = name == CAPTURED
+        # SN follows each entry and exit there
+        self.always = self.host.policy.suppress_at_exit
 
     def awake(self, name: str, cpu: int) -> bool:
         """Whether the host has to be told now what the vCPU does on that pCPU."""
-        if name in self.loud or cpu in self.latched:
+        if self.always or name in self.loud or cpu in self.latched:
             self.catch_up(cpu)
             return True
         return False
