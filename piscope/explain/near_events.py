@@ -35,7 +35,7 @@ class Near:
     """What to look for.
 
     keys      rows of EVENTS, each with the numbers of the steps that rest on it
-    key_ns    int64[n]: their instants, ascending, each once
+    key_ns    int64[n]: their instants, ascending, each once; key_cpus: their pCPUs
     spans_ns  stretches of time, closed, of which all events concerned are told
     cpus, tids  concerned
     zero_ns   what offsets are counted from
@@ -43,6 +43,7 @@ class Near:
 
     keys: dict[int, list[int]]
     key_ns: npt.NDArray[np.int64]
+    key_cpus: frozenset[int]
     spans_ns: tuple[tuple[int, int], ...]
     cpus: frozenset[int]
     tids: frozenset[int]
@@ -57,12 +58,16 @@ class Near:
 
     def told(self, chunk: RawChunk) -> npt.NDArray[np.bool_]:
         """bool[n]: which events of a chunk are told."""
-        mask = np.isin(chunk.ts_ns, self.key_ns)
+        mask = np.zeros(len(chunk), np.bool_)
         for start_ns, end_ns in self.spans_ns:
             mask |= (chunk.ts_ns >= start_ns) & (chunk.ts_ns <= end_ns)
         concerned = np.isin(chunk.cpu, sorted(self.cpus))
         concerned |= np.isin(chunk.tid, sorted(self.tids))
-        found = np.flatnonzero(mask & concerned)
+        mask &= concerned
+        mask |= np.isin(chunk.ts_ns, self.key_ns) & np.isin(
+            chunk.cpu, sorted(self.key_cpus)
+        )
+        found = np.flatnonzero(mask)
         if len(found) > _MOST_OF_A_CHUNK:
             is_key = np.isin(chunk.ts_ns[found], self.key_ns)
             away_ns = np.abs(chunk.ts_ns[found] - self.zero_ns)
@@ -117,8 +122,10 @@ def near_of(
             spans.append(
                 (int(events.ts_ns[nearest[0]]), int(events.ts_ns[nearest[-1]]))
             )
-    key_ns = np.unique(events.ts_ns[sorted(keys)])
-    return Near(keys, key_ns, tuple(spans), cpus, tids, zero_ns)
+    at = sorted(keys)
+    key_cpus = frozenset(events.cpu[at].tolist())
+    key_ns = np.unique(events.ts_ns[at])
+    return Near(keys, key_ns, key_cpus, tuple(spans), cpus, tids, zero_ns)
 
 
 def _with_steps(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from piscope.explain.account import Account, Change, EventLine, Verdict
 from piscope.explain.words import descriptor_fields, offset_text
+from piscope.explain.verdicts import MOST_ROWS
 from piscope.report.render import LEAST_COLUMNS, MOST_COLUMNS
 from piscope.report.render_layout import Grid, as_text, facts, heading, note, remarks
 from piscope.report.render_markdown import as_markdown
@@ -118,6 +119,8 @@ def clock_text(ts_ns: int, account: Account) -> str:
 def verdict_remarks(verdict: Verdict) -> list[str]:
     """The row of the state table, and what the verdict rests on."""
     rows = "; or row ".join(f"{row.row}, {row.text}" for row in verdict.rows)
+    if len(verdict.rows) > MOST_ROWS:
+        rows = f"any of {', '.join(row.row for row in verdict.rows)}"
     words = [f"state table: row {rows}"] if rows else []
     if verdict.coalesced:
         words.append("0xf2 was latched there already: both are one IRQ")

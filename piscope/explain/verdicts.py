@@ -15,9 +15,11 @@ from piscope.outcomes import Findings, Hit, Row
 from piscope.pipeline import Analysis
 from piscope.tables import Kind
 
-__all__ = ("guest_stretches", "verdict_of", "victims_of")
+__all__ = ("MOST_ROWS", "guest_stretches", "verdict_of", "victims_of")
 
 _MOST_BACK = 4096
+MOST_ROWS = 4
+"""Rows of the state table that people are told one by one."""
 
 
 def verdict_of(
@@ -114,8 +116,10 @@ def _doubts(
         )
     if len(rows) > 1:
         found = True
-        listed = " or ".join(row.label for row in rows)
-        yield f"The events around it leave open which row of the state table: {listed}."
+        which = f"{len(rows)} rows are possible"
+        if len(rows) <= MOST_ROWS:
+            which = " or ".join(row.label for row in rows)
+        yield f"The events around it leave open which row of the state table: {which}."
     if not found:
         yield "The order of this post and another event next to it is not known."
 
