@@ -113,7 +113,7 @@ class Figure:
 class Capture:
     """One of the two.
 
-    policy   that it is compared under, one for each pair
+    posted   which of KVM's posts were replayed as hardware's
     events   names of those that the analysis reads, and that were recorded
     unknown  share of the vCPUs' time of which nothing is known
     """
@@ -133,6 +133,7 @@ class Capture:
     losses: int
     lost_events: int | None
     unknown: float
+    posted: str
     posts: int
     events: list[str]
 

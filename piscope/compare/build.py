@@ -26,6 +26,7 @@ from piscope.gate.metrics import (
     Range,
     measure_summary,
 )
+from piscope.posted import posted_text
 from piscope.report.summary import Bounds, PolicySummary, Summary
 
 __all__ = ("account_of", "pairs_of")
@@ -86,7 +87,7 @@ def account_of(
     return Account(
         schema_version=SCHEMA_VERSION,
         piscope_version=__version__,
-        question=f"--posted {a.question.posted}",
+        question=_question(a.question.posted, b.question.posted),
         confidence=CONFIDENCE,
         a=captures[0],
         b=captures[1],
@@ -104,6 +105,12 @@ def account_of(
             " a put has its load: real noise is larger. Repeated captures tell it.",
         ],
     )
+
+
+def _question(a: str, b: str) -> str:
+    if a == b:
+        return f"--posted {a}: {posted_text(a)}"
+    return f"A --posted {a}: {posted_text(a)}; B --posted {b}: {posted_text(b)}"
 
 
 def _capture(summary: Summary, events: list[str], unknown: float) -> Capture:
@@ -127,6 +134,7 @@ def _capture(summary: Summary, events: list[str], unknown: float) -> Capture:
             None if None in lost else sum(count for count in lost if count is not None)
         ),
         unknown=unknown,
+        posted=question.posted,
         posts=question.as_hardware + question.as_software + question.from_windows,
         events=events,
     )

@@ -69,6 +69,11 @@ def _of_sizes(a: Capture, b: Capture) -> Iterator[str]:
             f"The workload differs: {per_s[0]:,.0f} VM-entries a second in A,"
             f" {per_s[1]:,.0f} in B."
         )
+    if a.posted != b.posted:
+        yield (
+            f"Other posts are replayed as hardware's: A --posted {a.posted}, B --posted"
+            f" {b.posted}. Give --posted to have one question."
+        )
     if bool(a.posts) is not bool(b.posts):
         without = "A" if not a.posts else "B"
         yield f"No post is visible in {without}: its notifications are guessed at less."

@@ -37,7 +37,10 @@ class Notification:
     vcpu      label of its target; tid, comm of that thread
     vector    null: not known
     agent     "hardware" or "kvm"; `as_if`: KVM posted, a device is assumed to have
-    evidence  the event that shows it, or "probes": a descriptor that changed
+    evidence  the event that shows it; "probes": a descriptor that changed; "given": by
+              the user
+    origin    who had it posted (a word of origins.Origin); null: by hardware
+    origin_text  the same for people, with what tells it; "": null
     ts_ns     its instant; where only the probes betray it, that of the put
     after_ns  time from the trace's first event to it
     until_ns  it lies between ts_ns and this; null: the instant is known
@@ -54,6 +57,8 @@ class Notification:
     agent: str
     as_if: bool
     evidence: str
+    origin: str | None
+    origin_text: str
     ts_ns: int
     after_ns: int
     until_ns: int | None

@@ -14,10 +14,11 @@ from piscope.explain.pick import Picked
 from piscope.explain.steps import steps_around
 from piscope.explain.verdicts import guest_stretches, verdict_of
 from piscope.model.letters import Letter
+from piscope.origins import EVIDENCE, INFERRED, ORIGINS, Evidence, Origin
 from piscope.pipeline import Analysis
 from piscope.posted import posted_text
 from piscope.report.render_words import REASON_WORDS, duration_text
-from piscope.tables import Kind, PutReason
+from piscope.tables import Given, Kind, PutReason
 
 __all__ = ("account_of", "near_account")
 
@@ -78,12 +79,16 @@ def _notification(analysis: Analysis, index: int, stimulus: int) -> Notification
     by_hardware = int(stimuli.letter[stimulus]) == Letter.POST_HW
     vector = int(stimuli.vector[stimulus])
     evidence, poster, until_ns = "probes", "", None
+    origin, origin_text = None, ""
     if post >= 0:
         at = int(posts.at[post])
+        origin, origin_text = _origin(analysis, post)
         evidence = events.names[int(events.event[at])][1]
         tid = int(posts.tid[post])
         comm = "idle" if tid == 0 else events.info.comms.get(tid, "?")
         poster = f"pCPU {int(posts.cpu[post])}, in thread {comm}-{tid}"
+        if posts.given[post] != Given.TRACED:
+            evidence, poster = "given", ""
     elif f.window[index] >= 0:
         until_ns = int(windows.load_ns[f.window[index]])
     return Notification(
@@ -94,6 +99,8 @@ def _notification(analysis: Analysis, index: int, stimulus: int) -> Notification
         agent="hardware" if by_hardware else "kvm",
         as_if=by_hardware and post >= 0,
         evidence=evidence,
+        origin=origin,
+        origin_text=origin_text,
         ts_ns=ts_ns,
         after_ns=ts_ns - timeline.span_ns[0],
         until_ns=until_ns,
@@ -105,6 +112,20 @@ def _notification(analysis: Analysis, index: int, stimulus: int) -> Notification
             for place, policy in enumerate(analysis.results)
         },
     )
+
+
+def _origin(analysis: Analysis, post: int) -> tuple[str, str]:
+    posts = analysis.timeline.posts
+    origin, evidence = (
+        Origin(int(posts.origin[post])),
+        Evidence(int(posts.evidence[post])),
+    )
+    text = f"{ORIGINS[origin]}; {EVIDENCE[evidence]}"
+    if posts.device[post] >= 0:
+        text += f", {posts.devices[int(posts.device[post])]}"
+    if evidence in INFERRED:
+        text += " (inferred)"
+    return origin.label, text
 
 
 def _doing(analysis: Analysis, index: int, ts_ns: int) -> str:

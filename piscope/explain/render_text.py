@@ -15,12 +15,12 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from piscope.explain.account import Account, Change, EventLine, Verdict
-from piscope.explain.words import descriptor_fields, offset_text
 from piscope.explain.verdicts import MOST_ROWS
+from piscope.explain.words import descriptor_fields, offset_text
 from piscope.report.render import LEAST_COLUMNS, MOST_COLUMNS
 from piscope.report.render_layout import Grid, as_text, facts, heading, note, remarks
 from piscope.report.render_markdown import as_markdown
-from piscope.report.render_words import duration_text, printable
+from piscope.report.render_words import cpu_list, duration_text, printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -90,6 +90,7 @@ def opening_facts(account: Account) -> list[tuple[str, str]]:
         post += f", on {it.poster}"
     return [
         ("post", post),
+        *([("origin", it.origin_text)] if it.origin_text else []),
         ("when", when),
         ("target", f"{it.vcpu} (thread {it.comm or '?'}-{it.tid}), {it.doing}"),
         ("trace", f"{account.format}, kernel {kernel}, its own policy: {policy}"),
@@ -103,8 +104,10 @@ def post_text(account: Account) -> str:
     vector = "a vector that is not known" if it.vector is None else f"{it.vector:#x}"
     if it.evidence == "probes":
         return f"{vector}, by hardware, seen by probes on pi_load and pi_put"
+    if it.evidence == "given":
+        return f"{vector}, by {'hardware' if it.agent == 'hardware' else 'KVM'}, given"
     if it.as_if:
-        return f"{vector}, by KVM ({it.evidence}), taken as a device's own post"
+        return f"{vector}, by KVM ({it.evidence}), replayed as a post by hardware"
     return f"{vector}, by KVM ({it.evidence})"
 
 
@@ -119,12 +122,19 @@ def clock_text(ts_ns: int, account: Account) -> str:
 def verdict_remarks(verdict: Verdict) -> list[str]:
     """The row of the state table, and what the verdict rests on."""
     rows = "; or row ".join(f"{row.row}, {row.text}" for row in verdict.rows)
-    if len(verdict.rows) > MOST_ROWS:
-        rows = f"any of {', '.join(row.row for row in verdict.rows)}"
     words = [f"state table: row {rows}"] if rows else []
+    if len(verdict.rows) > MOST_ROWS:
+        spans = _spans([row.row for row in verdict.rows])
+        words = [f"state table: any of rows {spans}"]
     if verdict.coalesced:
         words.append("0xf2 was latched there already: both are one IRQ")
     return words + verdict.doubts
+
+
+def _spans(rows: Sequence[str]) -> str:
+    """Rows of the state table as ranges; 6' is none of those."""
+    text = cpu_list([int(row) for row in rows if row.isdigit()])
+    return ",".join([text, *(row for row in rows if not row.isdigit())])
 
 
 def _deciding(account: Account) -> Iterator[RenderableType]:

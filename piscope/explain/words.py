@@ -106,8 +106,13 @@ LETTER_WORDS: Mapping[Letter, str] = {
 """What the descriptor met."""
 
 
+_MOST_HITS = 2
+
+
 def hit_text(hits: Sequence[Hit], cpu: int | None, victim: str | None) -> str:
-    """The possible outcomes in one line."""
+    """The possible outcomes in one line; of many, their labels."""
+    if len(hits) > _MOST_HITS:
+        return f"any of {', '.join(hit.label for hit in hits)}"
     return either(
         HIT_WORDS[hit].format(
             cpu="?" if cpu is None else cpu, victim=victim or "another vCPU"

@@ -16,6 +16,7 @@ from piscope.cli import run as run_piscope
 from piscope.explain.account import Account
 from piscope.explain.build import account_of
 from piscope.explain.pick import Picked
+from piscope.origins import ORIGINS, Origin
 from piscope.outcomes import Hit
 from piscope.sources.detect import open_trace
 
@@ -33,7 +34,7 @@ Run = Callable[..., tuple[int, str, str]]
 @cache
 def _analysis(name: str, posted: str) -> pipeline.Analysis:
     with closing(open_trace(str(SAMPLES / name))) as source:
-        return pipeline.analyze(source, policies=POLICIES, posted=posted)  # type: ignore[arg-type]
+        return pipeline.analyze(source, policies=POLICIES, posted=posted)
 
 
 def _accounts(name: str, posted: str) -> Iterator[tuple[int, Account]]:
@@ -74,6 +75,20 @@ def test_steps_follow_one_another(name: str, posted: str) -> None:
             for policy in ("preempt-only", "suppress-on-put"):
                 left, met = before.policies[policy].after, after.policies[policy].before
                 assert left == met, "what a step leaves is what the next one meets"
+
+
+def test_origins_are_those_of_posts() -> None:
+    analysis = _analysis(TRACES[2], "none")
+    posts = analysis.timeline.posts
+    seen = set()
+    for _, account in _accounts(TRACES[2], "none"):
+        post = int(analysis.stimuli.post[account.notification.stimulus])
+        if post >= 0:
+            origin = Origin(int(posts.origin[post]))
+            assert account.notification.origin == origin.label
+            assert account.notification.origin_text.startswith(ORIGINS[origin])
+            seen.add(origin)
+    assert Origin.IPI in seen
 
 
 @pytest.mark.parametrize("name", TRACES)

@@ -83,6 +83,11 @@ def test_outcomes_that_are_open_are_joined() -> None:
     assert text.endswith("vm0/vcpu1")
 
 
+def test_many_outcomes_are_told_by_their_labels() -> None:
+    text = hit_text([Hit.GUEST, Hit.HOST, Hit.UNKNOWN], 2, None)
+    assert text == "any of guest, host, unknown"
+
+
 def test_offsets_are_signed() -> None:
     assert offset_text(0) == "0"
     assert offset_text(-12_300) == "-12.3 us"
