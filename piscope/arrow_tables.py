@@ -28,11 +28,12 @@ from piscope.tables import (
     Kind,
     Posts,
     PutReason,
+    Timeline,
     Vcpus,
     Windows,
 )
 
-__all__ = ("EVENTS_AT_ONCE", "arrow_table", "event_tables")
+__all__ = ("EVENTS_AT_ONCE", "arrow_table", "event_tables", "listed_posts")
 
 EVENTS_AT_ONCE = 1 << 18
 """Rows of EVENTS in each of `event_tables`: most of its columns are nulls."""
@@ -226,6 +227,30 @@ def _posts(rows: Posts) -> dict[str, Any]:
         "device": _coded(rows.device, rows.devices, rows.device < 0),
         "vcpu": _known(rows.vcpu),
     }
+
+
+def listed_posts(
+    events: Events, timeline: Timeline, which: npt.NDArray[np.int64]
+) -> pa.Table:
+    """The posts of those indices as in POSTS, with the names of whom they concern.
+
+    `target` is the vCPU's label, null where it is not told, `thread` the name and
+    number of the thread in whose context it was.
+    """
+    table = _made(TABLES["POSTS"], _posts(timeline.posts)).take(pa.array(which))
+    posts, labels = timeline.posts, [v.label for v in timeline.vcpus.rows]
+    tids, at = np.unique(posts.tid[which], return_inverse=True)
+    names = [f"{events.info.comms.get(t, '?')}[{t}]" for t in tids.tolist()]
+    threads = pa.array([_text(name) for name in names], pa.string())
+    words = pa.array([_text(label) for label in labels], pa.string())
+    vcpu = posts.vcpu[which]
+    for i, field in enumerate(table.schema):  # CSV knows no dictionaries
+        if pa.types.is_dictionary(field.type):
+            plain = table.column(i).cast(pa.string())
+            table = table.set_column(i, field.with_type(pa.string()), plain)
+    targets = words.take(pa.array(vcpu, mask=vcpu < 0))
+    table = table.append_column("target", targets)
+    return table.append_column("thread", threads.take(pa.array(at.reshape(-1))))
 
 
 def _stimuli(analysis: Analysis) -> dict[str, Any]:

@@ -80,6 +80,10 @@ COMMANDS: dict[str, LazyCommand] = {
         "piscope.commands.model:model",
         "Show and run the model of the posted-interrupt descriptor.",
     ),
+    "posts": LazyCommand(
+        "piscope.commands.posts:posts",
+        "Say who posted each interrupt: device, vhost, IPI, timer.",
+    ),
     "report": LazyCommand(
         "piscope.commands.report:report",
         "Write every table of an analysis as Parquet, with its summary as JSON.",
