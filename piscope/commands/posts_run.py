@@ -22,7 +22,7 @@ from piscope.commands.progress import Progress
 from piscope.commands.selection import parse_numbers
 from piscope.commands.survey import Survey, survey
 from piscope.commands.watched import WatchedSource
-from piscope.errors import PiscopeError, UsageError
+from piscope.errors import PiscopeError, UnanswerableError, UsageError
 from piscope.origins import Origin
 from piscope.output import replacing
 from piscope.posts_pipeline import PostsFound, find_trace_posts
@@ -43,6 +43,7 @@ __all__ = ("Request", "run_posts")
 
 Sections = Callable[[int], "Iterable[Iterable[RenderableType]]"]
 
+EXIT_NOT_ANALYZED = 2
 EXIT_CANT_TELL = 3
 _SUFFIXES = (".parquet", ".pq", ".csv", ".jsonl")
 _ROWS_AT_ONCE = 1 << 14
@@ -102,7 +103,7 @@ def run_posts(
             click.echo(json.dumps(reports, indent=2, allow_nan=False))
         else:
             _print(form, width, lambda columns: coverage_sections(covered, columns))
-        return 0
+        return 0 if all(c.readable for c in covered) else EXIT_NOT_ANALYZED
     status, values = 0, []
     for i, trace in enumerate(traces):
         found = _found(trace, request, quiet=quiet)
@@ -190,7 +191,8 @@ def _covered(trace: str, request: Request, *, quiet: bool) -> Covered:
     except (PiscopeError, OSError) as error:
         text = error.strerror if isinstance(error, OSError) else str(error)
         text = (text or str(error)).removeprefix(f"{trace}: ")
-        return Covered(name, None, printable(text.partition("; ")[0]))
+        readable = isinstance(error, UnanswerableError)
+        return Covered(name, None, printable(text.partition("; ")[0]), readable)
 
 
 def _short(trace: str) -> str:

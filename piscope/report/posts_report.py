@@ -252,6 +252,9 @@ def missing_events(events: Events, posts: Posts, which: Array) -> list[Missing]:
         number = int(np.isin(evidence, list(concerns)).sum())
         if number:
             result.append(Missing(list(names), tells, number))
+    if not (events.has("kvm_apicv_accept_irq") or events.has("kvm_apic_accept_irq")):
+        names = ("kvm:kvm_apicv_accept_irq", "kvm:kvm_apic_accept_irq")
+        result.append(Missing(list(names), "which interrupts KVM posted", 0))
     no_target = int((posts.vcpu[traced] < 0).sum())
     if no_target and not events.has("sched_waking"):
         result.append(

@@ -73,7 +73,7 @@ def _known(report: PostsReport) -> str:
         return "no post is visible"
     text = f"known of {report.known:,} ({shares(report.known, report.posts)})"
     if report.inferred:
-        text += f", of {report.inferred:,} of them inferred"
+        text += f", {report.inferred:,} of them inferred"
     return text
 
 
@@ -82,7 +82,7 @@ def _targets(report: PostsReport) -> str:
         return "-"
     text = f"known of {report.targets:,} ({shares(report.targets, report.posts)})"
     if report.learned:
-        text += f", of {report.learned:,} of them learned from other posts"
+        text += f", {report.learned:,} of them inferred or learned from others"
     return text
 
 
@@ -153,11 +153,15 @@ def _missing(report: PostsReport, command: Sequence[str]) -> Iterator[Renderable
 
 @dataclass(frozen=True, slots=True)
 class Covered:
-    """One trace's row of the coverage: its report, or why it has none."""
+    """One trace's row of the coverage: its report, or why it has none.
+
+    `readable` is False where the trace could not even be read.
+    """
 
     name: str
     report: PostsReport | None
     instead: str = ""
+    readable: bool = True
 
 
 def coverage_sections(
