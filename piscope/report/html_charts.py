@@ -23,8 +23,8 @@ __all__ = ("COLORS", "Bars", "Chart", "Row", "bars", "pointer", "resolve")
 COLORS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c")
 """Of series, in their order."""
 
-_ROW_PX, _SERIES_PX, _EDGE_PX, _AXIS_PX = 12, 15, 8, 26
-_LABEL_LETTERS = 22  # a longer label goes on in the next line
+_ROW_PX, _SERIES_PX, _EDGE_PX, _AXIS_PX, _LINE_PX = 12, 15, 8, 26, 16
+_LABEL_LETTERS, _LABEL_LINES = 22, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,13 +210,14 @@ def _text(what: Bars, value: Bounds) -> str:
 
 
 def _layout(what: Bars, most: float) -> dict[str, Any]:
-    from html import escape
-
     several = 1 if what.stacked else len(what.series)
     bottom = (
         _AXIS_PX if what.stacked else 0
     )  # other bars have their numbers beside them
-    inside = _EDGE_PX + len(what.rows) * (_ROW_PX + several * _SERIES_PX)
+    labels = [_folded(row.label) for row in what.rows]
+    lines = max(label.count("<br>") + 1 for label in labels)
+    row_px = max(_ROW_PX + several * _SERIES_PX, _EDGE_PX + lines * _LINE_PX)
+    inside = _EDGE_PX + len(what.rows) * row_px
     axis = {"fixedrange": True, "zeroline": False}
     return {
         "height": inside + bottom,
@@ -237,7 +238,7 @@ def _layout(what: Bars, most: float) -> dict[str, Any]:
             "range": [len(what.rows) - 0.5, -0.5],
             "tickmode": "array",
             "tickvals": list(range(len(what.rows))),
-            "ticktext": [_folded(escape(row.label)) for row in what.rows],
+            "ticktext": labels,
             "showgrid": False,
             "automargin": True,
             "ticks": "outside",  # unseen ones keep the labels off the bars
@@ -248,12 +249,14 @@ def _layout(what: Bars, most: float) -> dict[str, Any]:
 
 
 def _folded(label: str) -> str:
-    lines = [""]
-    for word in label.split(" "):
-        if lines[-1] and len(lines[-1]) + len(word) >= _LABEL_LETTERS:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return "<br>".join(lines)
+    """A label in a few short lines, since what it takes the bars have not."""
+    from html import escape
+    from textwrap import wrap
+
+    lines = wrap(label, _LABEL_LETTERS) or [""]
+    if len(lines) > _LABEL_LINES:
+        lines = [*lines[: _LABEL_LINES - 1], f"{lines[_LABEL_LINES - 1][:-1]}\u2026"]
+    return "<br>".join(map(escape, lines))
 
 
 def _in_words(what: Bars) -> str:
