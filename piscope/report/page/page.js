@@ -253,6 +253,12 @@ class Timeline {
     }));
   }
 
+  /* Whether any notification of this policy is possible, not certain. */
+  someOpen() {
+    return this.hits.length > 0 && this.hits[this.policy].some(
+      ({ certain, possible }) => possible.some((most, i) => most > certain[i]));
+  }
+
   draw() {
     const { about, plot } = this, band = this.bands();
     const labelPx = this.labelPx();
@@ -371,7 +377,7 @@ class Timeline {
     byId("legend").replaceChildren(
       ...this.order.filter((k) => used.has(k)).map((k) => item(this.about.kinds[k].color, this.about.kinds[k].words)),
       ...band.lanes.map((name) => item(MARK_COLORS[name], words(name), true)),
-      ...(band.lanes.length ? [item("transparent", "pale: possible, not certain", true)] : []));
+      ...(this.someOpen() ? [item("transparent", "pale: possible, not certain", true)] : []));
   }
 
   instant(ns) {
@@ -426,9 +432,11 @@ class Timeline {
     }
     if (!this.counts.length) return lines.join("\n");
     const { counts, undated } = this.counts[v], marks = this.marks.length;
+    const { other } = this.about.notifications.policies[this.policy];
     for (const [m, mark] of this.marks.entries()) {
       const [sure, maybe] = [counts[(c * marks + m) * 2], counts[(c * marks + m) * 2 + 1]];
-      if (maybe) lines.push(`${range(sure, maybe)}: ${mark.words}`);
+      const words = mark.name === "removed" ? `of them not sent under ${other}` : mark.words;
+      if (maybe) lines.push(`${range(sure, maybe)}: ${words}`);
     }
     if (undated[c]) lines.push(`${count(undated[c])} known by the window only, drawn where it begins`);
     return lines.join("\n");
