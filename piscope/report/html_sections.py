@@ -56,6 +56,11 @@ class Section:
         wide = any(len(grid["headings"]) > _MOST_BESIDE for grid in grids)
         return "beside" if self.charts and self.parts and not wide else "alone"
 
+    @property
+    def small(self) -> bool:
+        """Whether the charts are so small that two fit side by side."""
+        return len(self.charts) > 1 and not any(c.legend for c in self.charts)
+
 
 @dataclass(frozen=True, slots=True)
 class Tile:
