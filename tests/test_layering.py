@@ -25,6 +25,7 @@ STAGES = {"sources", "events", "timeline", "model", "replay", "report", "verify"
 SHARED = {
     "piscope",  # __version__
     "piscope.errors",
+    "piscope.interrupts",
     "piscope.events.vmx_exits",  # numbers and names of the kernel, nothing else
     "piscope.origins",
     "piscope.outcomes",

@@ -21,6 +21,7 @@ from piscope.commands.verify_text import print_account
 from piscope.errors import PiscopeError, TraceFormatError, UnanswerableError, UsageError
 from piscope.events.catalog import analysis_fields
 from piscope.events.normalize import collect
+from piscope.interrupts import Counted, counted_between, read_interrupts, read_tables
 from piscope.sources.raw import Source, Wanted
 from piscope.tables import Events, Timeline, Vcpu, Vcpus
 from piscope.timeline.build import build_timeline
@@ -31,7 +32,6 @@ from piscope.verify.account import SCHEMA_VERSION, Account
 from piscope.verify.apic_ids import parse_apic_ids
 from piscope.verify.build import Traced
 from piscope.verify.build import verify as verify_trace
-from piscope.verify.counters import Counted, counted_between, read_tables
 from piscope.verify.probe_names import ProbeNames, RenamedSource, point_of_event
 from piscope.verify.verdict import CANT_TELL, DISAGREES
 
@@ -243,14 +243,7 @@ def _unanswered(trace: str, request: Request, error: UnanswerableError) -> Accou
 def _counted(trace: str, request: Request) -> tuple[Counted | None, str]:
     """PIN and PIW of the capture, and a remark where a file beside it has none."""
     if request.interrupts is not None:
-        tables = []
-        for path in request.interrupts:
-            found = read_tables(_text_of(Path(path)), path)
-            if len(found) != 1:
-                raise TraceFormatError(
-                    f"{len(found)} tables with PIN or PIW, expected one", path=path
-                )
-            tables += found
+        tables = [read_interrupts(path) for path in request.interrupts]
         return counted_between(tables, request.interrupts[1]), ""
     beside = _meta_beside(trace)
     if beside is None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from piscope.model.policy import Platform
 from piscope.replay.findings import Replayed
 from piscope.replay.first_post import FirstPost
-from piscope.replay.openings import Int64, arrivals_from
+from piscope.replay.openings import Int64
 from piscope.replay.pcpus import Occupancy
 from piscope.replay.pre_block import with_pre_block
 from piscope.replay.scan import scan
@@ -33,7 +33,6 @@ class Stream:
     start     int64[n]  the letter that began the epoch in which the letter finds it
     start_most  likewise, if each letter that may have begun one did
     begin_ns, end_ns  from each letter to the next of the vCPU
-    from_ns  int64[vCPUs] from when on posts may reach it
     """
 
     letter: npt.NDArray[np.uint8]
@@ -45,7 +44,6 @@ class Stream:
     after: npt.NDArray[np.uint16]
     start: Int64
     start_most: Int64
-    from_ns: Int64
 
 
 def epochs_of(
@@ -97,5 +95,4 @@ def epochs_of(
         after=after,
         start=np.maximum.accumulate(np.where(forgets, index, 0)),
         start_most=np.maximum.accumulate(np.where(maybe, index, 0)),
-        from_ns=arrivals_from(timeline),
     )

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from piscope.model.letters import Letter
 from piscope.model.policy import DEFAULT_PLATFORM, Platform
 from piscope.outcomes import Exposure, Findings, Hit, hit_bits
+from piscope.replay.arrivals import Arrivals
 from piscope.replay.automaton import Automaton
 from piscope.replay.epochs import Stream, epochs_of
 from piscope.replay.findings import Replayed, find
@@ -48,19 +49,26 @@ def open_pieces(
     exposure: Exposure,
     places: Occupancy,
     platform: Platform = DEFAULT_PLATFORM,
+    arrivals: Arrivals | None = None,
 ) -> Openings:
     """The openings of one policy; `stimuli` and its replay are without hidden posts.
+
+    `arrivals` says when posts may come at all; None: those of devices.
 
     Windows are open as `exposure` has them: one whose reason is not certain may be.
     """
     stream = epochs_of(timeline, stimuli, replayed, platform, places)
-    asked = _cut(timeline, stream, replayed.automaton, exposure, places)
+    if arrivals is None:
+        arrivals = Arrivals.of_devices(timeline)
+    asked = _cut(
+        timeline, stream, replayed.automaton, exposure, places, arrivals.from_ns
+    )
     parts = [
         _told(timeline, stream, replayed, exposure, places, asked[at : at + _CHUNK])
         for at in range(0, len(asked), _CHUNK)
     ]
     parts.append(_known_posts(timeline, stimuli, replayed, places, stream))
-    return _joined(stream, parts, len(timeline.vcpus))
+    return _joined(stream, parts, arrivals, len(timeline.vcpus))
 
 
 @dataclass(slots=True)
@@ -84,6 +92,7 @@ def _cut(
     automaton: Automaton,
     exposure: Exposure,
     places: Occupancy,
+    from_ns: Int64,
 ) -> _Pieces:
     """The gaps in which a post may notify the host, in pieces that are all alike."""
     opens = automaton.notify_f2.max[:, Letter.POST_HW] > 0
@@ -92,7 +101,7 @@ def _cut(
     some = opens[stream.after]
     inside = np.flatnonzero(window >= 0)
     some[inside] |= exposure.maybe[window[inside]]
-    begin_ns = np.maximum(stream.begin_ns, stream.from_ns[stream.vcpu])
+    begin_ns = np.maximum(stream.begin_ns, from_ns[stream.vcpu])
     blind_ns = _blind_ns(timeline, places)
     begun = np.searchsorted(blind_ns[:, 0], stream.end_ns)
     some |= begun > np.searchsorted(blind_ns[:, 1], begin_ns, side="right")
@@ -285,7 +294,9 @@ def _known_posts(
     )
 
 
-def _joined(stream: Stream, parts: list[_Part], vcpus: int) -> Openings:
+def _joined(
+    stream: Stream, parts: list[_Part], arrivals: Arrivals, vcpus: int
+) -> Openings:
     def column(name: str) -> Array:
         result: Array = np.concatenate([getattr(part, name) for part in parts])
         return result
@@ -293,22 +304,23 @@ def _joined(stream: Stream, parts: list[_Part], vcpus: int) -> Openings:
     possible = column("possible")
     kept = np.flatnonzero((possible & hit_bits(*SPURIOUS, Hit.GUEST_EXIT)) != 0)
     letter, known, alone = (column(name)[kept] for name in ("letter", "known", "alone"))
-    begin_ns, end_ns = column("begin_ns")[kept], column("end_ns")[kept]
     vcpu = stream.vcpu[letter]
+    begin_ns, end_ns = (
+        arrivals.clock_ns(vcpu, column(name)[kept]) for name in ("begin_ns", "end_ns")
+    )
     times = []
     for start in (stream.start, stream.start_most):
         epoch = start[letter]
-        # (a known post may even come before the others)
-        from_ns = np.maximum(stream.begin_ns[epoch], stream.from_ns[vcpu])
-        from_ns = np.minimum(from_ns, begin_ns)
-        until_s = np.where(known, np.inf, (end_ns - from_ns) / 1e9)
-        after_s = np.where(alone, 0.0, (begin_ns - from_ns) / 1e9)
+        since_ns = arrivals.clock_ns(vcpu, stream.begin_ns[epoch])
+        until_s = np.where(known, np.inf, (end_ns - since_ns) / 1e9)
+        after_s = np.where(alone, 0.0, (begin_ns - since_ns) / 1e9)
         # an epoch of its own: numbers behind those of the letters
         epoch = np.where(alone, len(stream.letter) + np.arange(len(kept)), epoch)
         times.append((epoch, after_s, until_s))
     return Openings(
         vcpu=vcpu,
         cpu=column("cpu")[kept],
+        ts_ns=column("begin_ns")[kept],
         possible=possible[kept],
         settled=column("settled")[kept],
         unknown=column("unknown")[kept],

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from piscope.model.letters import Letter
 from piscope.outcomes import Hit, hit_bits
 from piscope.replay.stimuli import Stimuli
-from piscope.tables import Events, Timeline
+from piscope.tables import Events
 
-__all__ = ("SPURIOUS", "Openings", "arrivals_from", "bare")
+__all__ = ("SPURIOUS", "Openings", "bare")
 
 SPURIOUS = (Hit.HOST, Hit.UNLOADED_HOST, Hit.WRONG_VCPU)
 """Outcomes of a notification that nobody needs, wherever it is taken."""
@@ -29,8 +29,6 @@ _OBSERVED = (
     Letter.OBSERVE_ON1_PIR0,
     Letter.OBSERVE_ON1_PIR1,
 )
-# piscope.timeline.lifecycle.Act: the bits are part of the ACTS table
-_ENTER, _EXIT = 4, 8
 
 
 @dataclass(slots=True)
@@ -39,6 +37,7 @@ class Openings:
 
     vcpu      int32[n]
     cpu       int32[n]   the pCPU that is notified, -1: not known
+    ts_ns     int64[n]   when it begins
     possible  uint16[n]  what becomes of the notification, bit 1 << Hit each
     settled   bool[n]    stretches that leave no event (rows 7 to 9 of the state table)
                          can't make it anything else
@@ -46,7 +45,8 @@ class Openings:
                          any number of epochs
     window    int64[n]   the window it lies in, -1: the vCPU is loaded
     epoch     int64[n]   the epoch: not more than one notification each
-    after_s   float64[n] seconds from the epoch's start to the piece's
+    after_s   float64[n] seconds from the epoch's start to the piece's, in which posts
+                         could arrive
     until_s   float64[n] and to its end; inf for a known post, which is at `after_s`
     epoch_most, after_most_s, until_most_s   the same, if what may have forgotten
                          earlier posts did: as many epochs as the trace allows
@@ -55,6 +55,7 @@ class Openings:
 
     vcpu: npt.NDArray[np.int32]
     cpu: npt.NDArray[np.int32]
+    ts_ns: Int64
     possible: npt.NDArray[np.uint16]
     settled: Bools
     unknown: Bools
@@ -102,22 +103,3 @@ def bare(stimuli: Stimuli, events: Events) -> Stimuli:
         post=np.insert(stimuli.post, at, -1),
         vector=np.insert(stimuli.vector, at, -1),
     )
-
-
-def arrivals_from(timeline: Timeline) -> npt.NDArray[np.int64]:
-    """int64[vCPUs], ns: from when on posts may reach each vCPU.
-
-    A VM's devices and IPIs are programmed by its guest, so none comes before the VM's
-    first VM-entry; a first VM-exit says that it has run before. Where the trace does
-    not tell VMs apart all count as one; a VM without either never has any.
-    """
-    acts, vcpus = timeline.acts, timeline.vcpus.rows
-    ran = np.flatnonzero(acts.act & (_ENTER | _EXIT))
-    first = np.full(len(vcpus), np.iinfo(np.int64).max)
-    leaves = (acts.act[ran] & _EXIT) != 0
-    vcpu, at = np.unique(acts.vcpu[ran], return_index=True)
-    first[vcpu] = np.where(leaves[at], timeline.span_ns[0], acts.ts_ns[ran[at]])
-    vm = np.array([-1 if v.vm is None else v.vm for v in vcpus], np.int64)
-    for one in np.unique(vm).tolist():
-        first[vm == one] = first[vm == one].min()
-    return first

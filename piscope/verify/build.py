@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from piscope.interrupts import Counted
 from piscope.model.descriptor import POSTED_INTR_WAKEUP_VECTOR
 from piscope.model.policy import policy_of_release
 from piscope.tables import Events, Timeline, Vcpus
@@ -23,7 +24,7 @@ from piscope.verify.account import (
 )
 from piscope.verify.allowed import By
 from piscope.verify.apic_ids import ApicIds, learn_apic_ids
-from piscope.verify.counters import Counted, Evidence, compare
+from piscope.verify.counters import Evidence, compare
 from piscope.verify.describe import kind_of, rule_of, source_of
 from piscope.verify.disagreements import Disagreeing, list_disagreements
 from piscope.verify.finding import Candidate, candidates, find

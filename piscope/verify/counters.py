@@ -14,14 +14,13 @@ Source: Documentation/filesystems/proc.rst, /proc/interrupts; arch/x86/kernel/ir
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from piscope.errors import TraceFormatError
+from piscope.interrupts import Counted
 from piscope.model.descriptor import POSTED_INTR_VECTOR, POSTED_INTR_WAKEUP_VECTOR
 from piscope.sources.raw import Array
 from piscope.tables import Kind, Timeline
@@ -33,87 +32,9 @@ from piscope.verify.probe_names import Point
 from piscope.verify.transitions import Transitions
 
 __all__ = (
-    "COUNTERS",
-    "Counted",
     "Evidence",
     "compare",
-    "counted_between",
-    "read_tables",
 )
-
-COUNTERS = ("PIN", "PIW")
-_MOST_BYTES = 1 << 24
-
-Counts = Mapping[str, Mapping[int, int]]
-"""Counter -> pCPU -> count."""
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """The counters' growth over a capture: counter -> pCPU -> count."""
-
-    growth: Counts
-
-
-def read_tables(text: str, path: str) -> list[Counts]:
-    """Every /proc/interrupts table in a text, in order, its PIN and PIW lines only.
-
-    Raises TraceFormatError, naming the line, for a table that is cut short.
-    """
-    if len(text) > _MOST_BYTES:
-        raise TraceFormatError(
-            f"{len(text)} bytes, expected at most {_MOST_BYTES}", path=path
-        )
-    tables: list[dict[str, dict[int, int]]] = []
-    cpus: list[int] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.split()
-        if words and all(re.fullmatch(r"CPU\d{1,5}", word) for word in words):
-            cpus = [int(word[3:]) for word in words]
-            tables.append({})
-            continue
-        name = words[0].rstrip(":") if words else ""
-        if name not in COUNTERS or not words[0].endswith(":"):
-            continue
-        values = words[1 : 1 + len(cpus)]
-        if not tables or len(values) < len(cpus) or not all(map(_is_count, values)):
-            raise TraceFormatError(
-                f"{name}: expected a count for each of {len(cpus)} pCPUs",
-                path=path,
-                line=number,
-            )
-        tables[-1][name] = dict(zip(cpus, map(int, values), strict=True))
-    return [table for table in tables if table]
-
-
-def _is_count(word: str) -> bool:
-    return re.fullmatch(r"\d{1,20}", word) is not None
-
-
-def counted_between(tables: Sequence[Counts], path: str) -> Counted:
-    """The growth from the first of two tables to the second.
-
-    A pCPU that only one of them has counts from 0, as one that went online.
-
-    Raises TraceFormatError unless there are two, and counts do not fall.
-    """
-    if len(tables) != 2:
-        raise TraceFormatError(
-            f"{len(tables)} tables with PIN or PIW, expected one before and one after",
-            path=path,
-        )
-    before, after = tables
-    growth: dict[str, dict[int, int]] = {}
-    for name in COUNTERS:
-        was, became = before.get(name, {}), after.get(name, {})
-        growth[name] = {cpu: became[cpu] - was.get(cpu, 0) for cpu in sorted(became)}
-        if any(value < 0 for value in growth[name].values()):
-            raise TraceFormatError(
-                f"{name} falls from the first table to the second: swapped, or of "
-                "different boots",
-                path=path,
-            )
-    return Counted(growth)
 
 
 @dataclass(frozen=True, slots=True)

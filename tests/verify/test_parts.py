@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from piscope.errors import PiscopeError, TraceFormatError, UsageError
+from piscope.interrupts import counted_between, read_tables
 from piscope.model.policy import POLICIES
 from piscope.sources.raw import Payload
 from piscope.verify.allowed import By, Kernel
 from piscope.verify.apic_ids import parse_apic_ids
-from piscope.verify.counters import counted_between, read_tables
 from piscope.verify.finding import PLATFORMS
 from piscope.verify.judge import judge
 from piscope.verify.probe_names import (
@@ -229,6 +229,7 @@ def test_tables_are_found_in_any_text() -> None:
     assert [t["PIN"] for t in tables] == [{0: 2, 2: 1}, {0: 5, 2: 1}]
     assert counted_between(tables, "m").growth == {
         "PIN": {0: 3, 2: 0},
+        "NPI": {},
         "PIW": {0: 0, 2: 0},
     }
 
