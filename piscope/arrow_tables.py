@@ -16,14 +16,13 @@ import pyarrow as pa
 
 from piscope import schema
 from piscope.model.letters import Letter
-from piscope.origins import Evidence, Origin, Target
+from piscope.origins import Evidence, Given, Origin, Target
 from piscope.outcomes import Hit, PolicyResult, Row
 from piscope.pipeline import Analysis
 from piscope.schema import KERNEL_FIELDS, TABLES, arrow_schema
 from piscope.sources.raw import Array, Loss
 from piscope.tables import (
     Events,
-    Given,
     Intervals,
     Kind,
     Posts,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from piscope.replay.arrivals import Arrivals
 from piscope.replay.estimate import Estimate, Prediction, estimate, predict
 from piscope.replay.exposure import expose
 from piscope.replay.findings import Replayed, find
+from piscope.replay.hidden_posts import WindowPosts
 from piscope.replay.met import what_posts_met
 from piscope.replay.openings import Openings
 from piscope.replay.rates import IN_HOST
@@ -62,9 +64,7 @@ def counters_of(
     Raises TraceFormatError where a counter falls from one snapshot to the next.
     """
     spans, grown = [], []
-    for (start_ns, before), (end_ns, after) in zip(
-        snapshots, snapshots[1:], strict=False
-    ):
+    for (start_ns, before), (end_ns, after) in pairwise(snapshots):
         spans.append((start_ns, end_ns))
         grown.append(counted_between([before, after], path).growth)
     result = Counters(
@@ -136,7 +136,7 @@ class _Kernel:
         mine = openings[self.policy]
         if not by_hardware:
             result.notes.append(
-                "The probes show that nothing but KVM posted here: no rate is estimated."
+                "The probes show that nothing but KVM posted: no rate is estimated."
             )
         for interval in result.intervals:
             for line in interval.lines:
@@ -148,7 +148,7 @@ class _Kernel:
                     )
                 elif line.counter == "PIW":
                     line.min, line.max = self._piw(line.cpu, found, walked, inside)
-        if start_is_whole(result.intervals):
+        if _is_whole(result.intervals):
             self._residual(result, walked, found, met.windows)
         if by_hardware:
             self._estimate(result, openings, others, selection)
@@ -195,7 +195,7 @@ class _Kernel:
         return least, int(armed.sum())
 
     def _residual(
-        self, result: Counters, walked: Replayed, found: Findings, windows: object
+        self, result: Counters, walked: Replayed, found: Findings, windows: WindowPosts
     ) -> None:
         """Posts to loaded vCPUs that probes betray at a put are proven, too."""
         analysis = self.analysis
@@ -205,7 +205,8 @@ class _Kernel:
             walked,
             found,
             analysis.occupancy,
-            windows,  # type: ignore[arg-type]
+            False,
+            windows,
         )
         for line in result.intervals[0].lines:
             if line.counter == "PIN" and line.min is not None:
@@ -243,19 +244,19 @@ class _Kernel:
             if not (where & mine.maybe(*IN_HOST)).any():
                 continue
             fitted = estimate(mine, IN_HOST, where, count)
-            line = _estimate_line(cpu, fitted)
+            estimated = _estimate_line(cpu, fitted)
             if fitted.possible:
                 for name in others:
                     o = openings[name]
-                    found = predict(o, IN_HOST, of(o, cpu), fitted)
-                    predicted[name].append(found)
-                    line.predicted[name] = _count(found)
+                    one = predict(o, IN_HOST, of(o, cpu), fitted)
+                    predicted[name].append(one)
+                    estimated.predicted[name] = _count(one)
             else:
                 result.notes.append(
                     f"cpu{cpu}: no rate gives a PIN of {count:,} under {self.policy}:"
                     " the trace has too few openings, or something else was counted."
                 )
-            result.estimates.append(line)
+            result.estimates.append(estimated)
             if len(np.unique(mine.vcpu[where])) > 1:
                 shared.append(cpu)
         if shared:
@@ -269,7 +270,7 @@ class _Kernel:
                 result.total[name] = _count(_sum(found))
 
 
-def start_is_whole(intervals: Sequence[CountersInterval]) -> bool:
+def _is_whole(intervals: Sequence[CountersInterval]) -> bool:
     """Whether there is one interval, and it is that of the whole trace."""
     return len(intervals) == 1 and intervals[0].start_ns is None
 

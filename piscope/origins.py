@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-__all__ = ("EVIDENCE", "INFERRED", "ORIGINS", "TARGETS", "Evidence", "Origin", "Target")
+__all__ = (
+    "EVIDENCE",
+    "INFERRED",
+    "ORIGINS",
+    "TARGETS",
+    "Evidence",
+    "Given",
+    "Origin",
+    "Target",
+)
 
 
 class _Word(IntEnum):
@@ -116,6 +125,15 @@ INFERRED: frozenset[Evidence] = frozenset(
     }
 )
 """Evidence that leaves another origin possible, if an unlikely one."""
+
+
+class Given(_Word):
+    """Who posted, where a user said so; the names are those of POSTS.given."""
+
+    TRACED = 0  # nobody said: the trace shows it
+    VTD = 1
+    IPIV = 2
+    KVM = 3
 
 
 class Target(_Word):

@@ -75,13 +75,13 @@ def arrivals_at(analysis: Analysis, senders: Sequence[str]) -> Arrivals:
     Raises UsageError for a vCPU that the trace does not hold.
     """
     if not senders:
-        return Arrivals.of_devices(analysis.timeline)
+        return Arrivals.of_devices(analysis.timeline, analysis.events)
     try:
         mask = Selection(vcpus=tuple(senders)).of_vcpus(analysis.timeline.vcpus)
     except UsageError as error:
         said = error.message.replace("--vcpu", "--sender", 1)
         raise UsageError(said) from None
-    return Arrivals.of_ipis(analysis.timeline, mask)
+    return Arrivals.of_ipis(analysis.timeline, analysis.events, mask)
 
 
 def openings_of(
@@ -99,7 +99,9 @@ def openings_of(
     for name in policies:
         walked = walked_again(analysis, alone, name, platform)
         findings = find(timeline, alone, walked, places, met)
-        exposure, _, _ = expose(timeline, alone, walked, findings, places, met.windows)
+        exposure, _, _ = expose(
+            timeline, alone, walked, findings, places, True, met.windows
+        )
         openings[name] = open_pieces(
             timeline,
             alone,

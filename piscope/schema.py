@@ -228,7 +228,7 @@ POSTS = Table(
             nullable=True,
         ),
         Column("target_by", "name", "what tells the target (origins.Target)"),
-        Column("given", "name", "traced, or who posted by the user (tables.Given)"),
+        Column("given", "name", "traced, or who posted by the user (origins.Given)"),
     ),
 )
 STIMULI = Table(

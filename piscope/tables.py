@@ -16,12 +16,12 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+from piscope.origins import Given
 from piscope.sources.raw import Array, Loss, Payload, TraceInfo
 
 __all__ = (
     "Acts",
     "Events",
-    "Given",
     "Intervals",
     "Kind",
     "Posts",
@@ -45,6 +45,8 @@ class Events:
     names    (system, name) of each event
     payload  event index -> decoded fields; rows ascending, int32 while they fit
     info, losses, counts   as the source gave them
+    markers  what was written to trace_marker for piscope, which is no event of the
+             host: (ts_ns, text) each, in time order
     """
 
     ts_ns: npt.NDArray[np.int64]
@@ -57,6 +59,7 @@ class Events:
     info: TraceInfo
     losses: list[Loss] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    markers: list[tuple[int, str]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ts_ns)
@@ -277,15 +280,6 @@ class Windows:
         return len(self.vcpu)
 
 
-class Given(IntEnum):
-    """Who posted, where a user said so; the names are those of POSTS.given."""
-
-    TRACED = 0  # nobody said: the trace shows it
-    VTD = 1
-    IPIV = 2
-    KVM = 3
-
-
 @dataclass(slots=True)
 class Posts:
     """Interrupts that KVM accepted for a vCPU, or that a user gave, in time order.
@@ -313,7 +307,7 @@ class Posts:
     device     int32[n]  index into `devices`: the interrupt's name, -1: none
     devices    names of interrupts
     target_by  uint8[n]  origins.Target: what tells the target
-    given      uint8[n]  Given: not traced, but given by the user, and who posted it;
+    given      uint8[n]  origins.Given: a post that the user gave, and who posted it;
                          `at` and `row` are then the last event up to it, `cpu` and
                          `tid` -1
     """

@@ -51,6 +51,38 @@ __all__ = ("analyze",)
     " 5.10, 5.14, 6.11 or 6.12, whose rule decides what is preempted. Repeatable.",
 )
 @posted_option
+@click.option(
+    "--posts",
+    metavar="FILE",
+    help="Posts that you know of and the trace does not show: CSV or Parquet with ts_ns"
+    " (of the trace's clock), vcpu, vector and maybe agent. For one TRACE.",
+)
+@click.option(
+    "--interrupts",
+    nargs=2,
+    metavar="BEFORE AFTER",
+    help="Copies of /proc/interrupts from before and after the recording: PIN and PIW"
+    " are held against the replay, and the rate of unseen posts is estimated.",
+)
+@click.option(
+    "--rate",
+    metavar="HZ",
+    help="What posts by hardware, that many a second to each vCPU, would come to; or"
+    " NAME=HZ,... with vCPUs, VMs (vm0) or parts of a device's name.",
+)
+@click.option(
+    "--rate-curve",
+    metavar="LOW:HIGH",
+    help="The same over a range of rates, as in 10:100k; LOW:HIGH:POINTS for so many.",
+)
+@click.option(
+    "--sender",
+    "senders",
+    multiple=True,
+    metavar="NAME",
+    help="Posts at a rate are IPIs of this vCPU, sent while it is in guest mode."
+    " Repeatable.  [default: those of devices, at any time]",
+)
 @ignore_option
 @vm_option
 @vcpu_option
@@ -86,6 +118,11 @@ def analyze(
     fastpath: str | None,
     platform: tuple[str, ...],
     posted: str,
+    posts: str | None,
+    interrupts: tuple[str, str] | None,
+    rate: str | None,
+    rate_curve: str | None,
+    senders: tuple[str, ...],
     ignore: tuple[str, ...],
     vms: str | None,
     vcpus: tuple[str, ...],
@@ -109,6 +146,7 @@ def analyze(
     for more than half of their time.
     """
     from piscope.commands.analyze_run import Request, analyze_all
+    from piscope.commands.rates_run import Asked
 
     request = Request(
         policies=policies,
@@ -122,6 +160,7 @@ def analyze(
         start=start,
         end=end,
         tsc_khz=tsc_khz,
+        asked=Asked(posts, interrupts, rate, rate_curve, senders),
     )
     return analyze_all(
         traces,

@@ -24,6 +24,7 @@ from piscope.commands.opening import opened
 from piscope.commands.options import Form
 from piscope.commands.platform_option import parse_exit_reasons, parse_platform
 from piscope.commands.progress import Progress
+from piscope.commands.rates_run import Asked, Told, answer
 from piscope.commands.selection import parse_numbers
 from piscope.commands.survey import Survey, survey
 from piscope.commands.watched import WatchedSource
@@ -42,6 +43,7 @@ from piscope.report.summarize import summarize
 from piscope.report.summary import Summary
 from piscope.sources.raw import Source
 from piscope.tables import Kind, Timeline
+from piscope.timeline.user_posts import UserPosts
 
 __all__ = ("Request", "analysis_of", "analyze_all", "timeline_unknown")
 
@@ -67,6 +69,7 @@ class Request:
     vcpus        labels, vcpu_ids, `tid:N`; empty: all
     start, end   instants as moments.parse_moment reads them; None: open
     tsc_khz      frequency of a raw x86-tsc clock; None: not given
+    asked        posts that the user gives, rates, counters
     """
 
     policies: tuple[str, ...] = ()
@@ -80,6 +83,7 @@ class Request:
     start: str | None = None
     end: str | None = None
     tsc_khz: int | None = None
+    asked: Asked = Asked()  # noqa: RUF009 - frozen
 
 
 def analyze_all(
@@ -111,6 +115,8 @@ def analyze_all(
     for text in (request.start, request.end):
         if text is not None:
             parse_moment(text)
+    narrowed = request.start is not None or request.end is not None
+    told = request.asked.read(traces, narrowed=narrowed)
     parse_platform(request.platform)
     parse_posted(request.posted)
     if request.fastpath is not None:
@@ -131,7 +137,7 @@ def analyze_all(
     failed = unknown = False
     for trace in traces:
         try:
-            summary, analysis = _analyzed(trace, request, selection, quiet=quiet)
+            summary, analysis = _analyzed(trace, request, selection, told, quiet=quiet)
             if html is not None:
                 with replacing(html) as file:
                     file.write(render_html(analysis, summary, selection).encode())
@@ -183,16 +189,18 @@ def timeline_unknown(timeline: Timeline, labels: Collection[str]) -> bool:
 
 
 def _analyzed(
-    trace: str, request: Request, selection: Selection, *, quiet: bool
+    trace: str, request: Request, selection: Selection, told: Told, *, quiet: bool
 ) -> tuple[Summary, pipeline.Analysis]:
-    analysis, _ = analysis_of(trace, request, quiet=quiet)
+    analysis, _ = analysis_of(trace, request, quiet=quiet, given=told.posts)
     summary = summarize(analysis, selection)
+    answer(summary, analysis, told, selection)
     for name, text in (("from", request.start), ("to", request.end)):
         if text is not None:
             summary.narrowed[name] = text
     for name, text in (
         ("fastpath", request.fastpath),
         ("platform", ", ".join(request.platform)),
+        ("posts", request.asked.posts),
     ):
         if text:
             summary.question.replayed_with[name] = text
@@ -200,7 +208,12 @@ def _analyzed(
 
 
 def analysis_of(
-    trace: str, request: Request, *, quiet: bool, whole: bool = False
+    trace: str,
+    request: Request,
+    *,
+    quiet: bool,
+    whole: bool = False,
+    given: UserPosts | None = None,
 ) -> tuple[pipeline.Analysis, tuple[int | None, int | None]]:
     """One trace's analysis, and the instants of `start` and `end`; None: open.
 
@@ -245,6 +258,7 @@ def analysis_of(
                 else parse_exit_reasons(request.fastpath)
             ),
             platform=parse_platform(request.platform),
+            given=given,
             ignore=request.ignore,
             start_ns=narrowed_ns[0],
             end_ns=narrowed_ns[1],

@@ -14,11 +14,11 @@ from piscope.explain.pick import Picked
 from piscope.explain.steps import steps_around
 from piscope.explain.verdicts import guest_stretches, verdict_of
 from piscope.model.letters import Letter
-from piscope.origins import EVIDENCE, INFERRED, ORIGINS, Evidence, Origin
+from piscope.origins import EVIDENCE, INFERRED, ORIGINS, Evidence, Given, Origin
 from piscope.pipeline import Analysis
 from piscope.posted import posted_text
 from piscope.report.render_words import REASON_WORDS, duration_text
-from piscope.tables import Given, Kind, PutReason
+from piscope.tables import Kind, PutReason
 
 __all__ = ("account_of", "near_account")
 

@@ -10,13 +10,13 @@ the very tick for which the target exits, too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from piscope.sources.raw import Array
-from piscope.tables import Kind, Timeline
+from piscope.tables import Events, Kind, Timeline
 
 __all__ = ("Arrivals",)
 
@@ -24,6 +24,8 @@ Int64 = npt.NDArray[np.int64]
 
 # piscope.timeline.lifecycle.Act: the bits are part of the ACTS table
 _ENTER, _EXIT = 4, 8
+# EXIT_DEAD, EXIT_ZOMBIE, include/linux/sched.h
+_TASK_DEAD = 0x10 | 0x20
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +33,24 @@ class Arrivals:
     """From when on, and in what stretches, posts may arrive at each vCPU.
 
     from_ns  int64[vCPUs]  none before
+    until_ns int64[vCPUs]  none from then on: its thread is dead
     sending  of each vCPU: start and end of the stretches in which one of its senders
              is in guest mode, int64[m] each, ascending and apart; None: at any time
     """
 
     from_ns: Int64
+    until_ns: Int64
     sending: tuple[tuple[Int64, Int64], ...] | None = None
 
     @staticmethod
-    def of_devices(timeline: Timeline) -> Arrivals:
+    def of_devices(timeline: Timeline, events: Events) -> Arrivals:
         """Posts by devices: at any time."""
-        return Arrivals(_first_run_ns(timeline))
+        return Arrivals(_first_run_ns(timeline), _dead_ns(timeline, events))
 
     @staticmethod
-    def of_ipis(timeline: Timeline, senders: npt.NDArray[np.bool_]) -> Arrivals:
+    def of_ipis(
+        timeline: Timeline, events: Events, senders: npt.NDArray[np.bool_]
+    ) -> Arrivals:
         """IPIs by these vCPUs (bool[vCPUs]), as IPI virtualization posts them.
 
         A sender reaches the vCPUs of its own VM. Where several are in guest mode at a
@@ -58,10 +64,11 @@ class Arrivals:
             mine = guest & (i.vcpu != target.vcpu)
             mine &= vm[i.vcpu] == vm[target.vcpu]
             sending.append(_united(i.start_ns[mine], i.end_ns[mine]))
-        return Arrivals(_first_run_ns(timeline), tuple(sending))
+        return replace(Arrivals.of_devices(timeline, events), sending=tuple(sending))
 
     def clock_ns(self, vcpu: Array, ts_ns: Array) -> Int64:
         """int64[n]: how long posts could arrive at each vCPU up to an instant."""
+        ts_ns = np.minimum(ts_ns, self.until_ns[vcpu])
         if self.sending is None:
             return np.maximum(ts_ns - self.from_ns[vcpu], 0)
         clock = np.zeros(len(ts_ns), np.int64)
@@ -85,6 +92,24 @@ def _united(start_ns: Array, end_ns: Array) -> tuple[Int64, Int64]:
     apart[1:] = start_ns[1:] > reach[:-1]
     last = np.append(apart[1:], True)[: len(order)]
     return start_ns[apart], reach[last]
+
+
+def _dead_ns(timeline: Timeline, events: Events) -> Int64:
+    """int64[vCPUs]: when each thread died; the greatest number if the trace tells not.
+
+    Its vCPU has been destroyed by then, or will be: nothing posts to it any more.
+    """
+    dead = np.full(len(timeline.vcpus), np.iinfo(np.int64).max)
+    tid = events.column("sched_switch", "prev_pid", np.int64)
+    state = events.column("sched_switch", "prev_state", np.int64)
+    if tid is None or state is None:
+        return dead
+    last = (state & _TASK_DEAD) != 0
+    last &= events.valid("sched_switch", "prev_state")
+    rows = events.rows("sched_switch")[last]
+    vcpu = timeline.vcpus.of_tid(tid[last].astype(np.int32))
+    dead[vcpu[vcpu >= 0]] = events.ts_ns[rows[vcpu >= 0]]
+    return dead
 
 
 def _first_run_ns(timeline: Timeline) -> Int64:

@@ -81,12 +81,18 @@ def estimate(
     """The rate from the number of notifications with these outcomes.
 
     `where` bool[n] are the openings whose notifications were counted. Openings that
-    may come to nothing, in stretches that leave no event, count at the upper end only.
+    may come to nothing, in stretches that leave no event, count at the upper end only;
+    IPIs by KVM that may have raced with a VM-exit, as many as explain most.
     """
+    unsure = _by_kvm(openings, hits, where)
+    where = where & ~unsure
     settled = where & openings.settled
     ends = [
-        _fit(_at_rate(openings, hits, mask, side), counted)
-        for mask, side in ((where, _MOST), (settled, _LEAST))
+        _fit(_at_rate(openings, hits, mask, side), number)
+        for mask, side, number in (
+            (where, _MOST, max(counted - int(unsure.sum()), 0)),
+            (settled, _LEAST, counted),
+        )
     ]
     found = [end for end in ends if end is not None]
     if not found:
@@ -103,6 +109,8 @@ def predict(
     openings: Openings, hits: tuple[Hit, ...], where: Bools, rate: Estimate
 ) -> Prediction:
     """How many notifications with these outcomes another policy's openings give."""
+    unsure = _by_kvm(openings, hits, where)
+    where = where & ~unsure
     settled = where & openings.settled
     ends = []
     for mask, side in ((settled, _LEAST), (where, _MOST)):
@@ -118,8 +126,13 @@ def predict(
         least=float(ends[0][0].min()),
         most=float(ends[1][0].max()),
         low=max(float((ends[0][1] - ends[0][2]).min()), 0.0),
-        high=float((ends[1][1] + ends[1][2]).max()),
+        high=float((ends[1][1] + ends[1][2]).max()) + int(unsure.sum()),
     )
+
+
+def _by_kvm(openings: Openings, hits: tuple[Hit, ...], where: Bools) -> Bools:
+    """KVM's own posts that may have notified the host."""
+    return where & openings.maybe(Hit.SOFTWARE) & openings.maybe(*hits)
 
 
 _LEAST: Side = "least"

@@ -59,10 +59,8 @@ def open_pieces(
     """
     stream = epochs_of(timeline, stimuli, replayed, platform, places)
     if arrivals is None:
-        arrivals = Arrivals.of_devices(timeline)
-    asked = _cut(
-        timeline, stream, replayed.automaton, exposure, places, arrivals.from_ns
-    )
+        arrivals = Arrivals.of_devices(timeline, places.events)
+    asked = _cut(timeline, stream, replayed.automaton, exposure, places, arrivals)
     parts = [
         _told(timeline, stream, replayed, exposure, places, asked[at : at + _CHUNK])
         for at in range(0, len(asked), _CHUNK)
@@ -92,7 +90,7 @@ def _cut(
     automaton: Automaton,
     exposure: Exposure,
     places: Occupancy,
-    from_ns: Int64,
+    arrivals: Arrivals,
 ) -> _Pieces:
     """The gaps in which a post may notify the host, in pieces that are all alike."""
     opens = automaton.notify_f2.max[:, Letter.POST_HW] > 0
@@ -101,12 +99,13 @@ def _cut(
     some = opens[stream.after]
     inside = np.flatnonzero(window >= 0)
     some[inside] |= exposure.maybe[window[inside]]
-    begin_ns = np.maximum(stream.begin_ns, from_ns[stream.vcpu])
+    begin_ns = np.maximum(stream.begin_ns, arrivals.from_ns[stream.vcpu])
+    all_end_ns = np.minimum(stream.end_ns, arrivals.until_ns[stream.vcpu])
     blind_ns = _blind_ns(timeline, places)
-    begun = np.searchsorted(blind_ns[:, 0], stream.end_ns)
+    begun = np.searchsorted(blind_ns[:, 0], all_end_ns)
     some |= begun > np.searchsorted(blind_ns[:, 1], begin_ns, side="right")
-    gap = np.flatnonzero(some & (stream.end_ns > begin_ns))
-    begin_ns, end_ns = begin_ns[gap], stream.end_ns[gap]
+    gap = np.flatnonzero(some & (all_end_ns > begin_ns))
+    begin_ns, end_ns = begin_ns[gap], all_end_ns[gap]
     i = timeline.intervals
     cuts = [_bounds_within(i.vcpu, i.start_ns, stream.vcpu[gap], begin_ns, end_ns)]
     for bound_ns in blind_ns.T:
@@ -222,6 +221,9 @@ def _told(
     walked = replace(replayed, letters=letter, walk=Walk(before, after, after[:0]))
     found = find(timeline, posts, walked, places)
     possible, cpu, window = found.possible, found.cpu.copy(), found.window
+    # switched out, but not yet put: taken on the pCPU that it leaves (row 11)
+    leaves = (cpu < 0) & (window < 0) & (found.kind != Kind.UNKNOWN)
+    cpu[leaves] = events.cpu[stream.row[pieces.letter[leaves]]]
     _not_certain(timeline, exposure, places.guest, found, vcpu, ts_ns, possible, cpu)
     return _Part(
         letter=pieces.letter,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from piscope.origins import Origin
+from piscope.origins import Given, Origin
 from piscope.posted import Posted, parse_posted
-from piscope.tables import Given, Posts
+from piscope.tables import Posts
 
 __all__ = ("by_hardware", "resolve_posted")
 

@@ -20,12 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from piscope.model.letters import Letter
+from piscope.origins import Given
 from piscope.posted import Posted
 from piscope.replay.hidden_posts import window_posts
 from piscope.replay.open_order import open_posts, open_syncs
 from piscope.replay.posted import by_hardware
 from piscope.sources.raw import Array
-from piscope.tables import Acts, Events, Given, Posts, PutReason, Timeline, Windows
+from piscope.tables import Acts, Events, Posts, PutReason, Timeline, Windows
 
 __all__ = ("Stimuli", "build_stimuli")
 

@@ -23,6 +23,7 @@ from piscope.report.render_handlers import handler_section
 from piscope.report.render_layout import as_text, facts, heading, remarks
 from piscope.report.render_markdown import as_markdown
 from piscope.report.render_outcomes import cost_section, outcome_section
+from piscope.report.render_rates import counters_section, rates_section
 from piscope.report.render_removed import removed_section
 from piscope.report.render_trace import trace_section, vcpu_section
 from piscope.report.render_verdict import verdict
@@ -66,6 +67,10 @@ def sections(
         yield "handlers", handler_section(summary, width)
         yield "exposure", exposure_section(summary, width)
         yield "costs", cost_section(summary, width)
+        if summary.rates is not None:
+            yield "rates", rates_section(summary, width)
+    if summary.counters is not None:
+        yield "counters", counters_section(summary, width)
     yield "gaps", _gaps(summary)
 
 

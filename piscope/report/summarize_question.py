@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from piscope.origins import Origin
+from piscope.origins import Given, Origin
 from piscope.posted import parse_posted
 from piscope.report.analyzed import Analyzed
 from piscope.report.summary import Question
 from piscope.sources.raw import Array
-from piscope.tables import Given, Posts
+from piscope.tables import Posts
 
 __all__ = ("summarize_question",)
 

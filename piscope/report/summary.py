@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from piscope.report.rates_report import Counters, Rates
+
 __all__ = (
     "SCHEMA_VERSION",
     "Bounds",
@@ -376,6 +378,8 @@ class Summary:
     cannot_tell      what the trace could not show, a sentence each
     handlers         the VM-exit reasons, most known residual notifications first
     observed         notifications that left an event; null: not looked for
+    rates            posts at a rate; the key is there only if they were asked for
+    counters         PIN and PIW; likewise, or with markers in the trace
     """
 
     schema_version: int
@@ -389,9 +393,13 @@ class Summary:
     cannot_tell: list[str] = field(default_factory=list)
     handlers: list[Handler] = field(default_factory=list)
     observed: Observed | None = None
+    rates: Rates | None = None
+    counters: Counters | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The summary as plain dicts, lists and numbers, in the order of the JSON."""
         from dataclasses import asdict
 
-        return asdict(self)
+        asked = ("rates", "counters")
+        values = asdict(self)
+        return {k: v for k, v in values.items() if v is not None or k not in asked}

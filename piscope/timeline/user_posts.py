@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from piscope.errors import TraceFormatError
-from piscope.origins import Evidence, Origin
-from piscope.tables import Events, Given, Posts, Timeline, Vcpus
+from piscope.origins import Evidence, Given, Origin
+from piscope.tables import Events, Posts, Timeline, Vcpus
 
 __all__ = ("UserPosts", "read_user_posts", "with_user_posts")
 
