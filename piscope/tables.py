@@ -22,6 +22,7 @@ from piscope.sources.raw import Array, Loss, Payload, TraceInfo
 __all__ = (
     "Acts",
     "Events",
+    "Given",
     "Intervals",
     "Kind",
     "Posts",
