@@ -42,7 +42,6 @@ class Posters:
     def __init__(self, machine: Machine, on_post: Callable[[Post], None]) -> None:
         self.machine, self.on_post = machine, on_post
         self.posts = 0
-        # since kvm_apicv_accept_irq exists (5.15): pi_semantics, section 6.1
         self._irqs = 0
 
     def _made(self, target: Guest, vector: int, agent: str, source: str) -> Post:
@@ -59,32 +58,38 @@ class Posters:
         post = self._made(target, vector, agent, source)
         self.machine.follow(self.machine.descriptors.post_hw(post))
 
+    def kvm_post(
+        self, target: Guest, vector: int, source: str, *, msi: bool = False
+    ) -> Post:
+        """A post that KVM is to make: `deliver` makes it."""
+        post = self._made(target, vector, "kvm", source)
+        post.unicast_msi = msi
+        return post
+
     def deliver(
         self,
-        target: Guest,
-        vector: int,
-        source: str,
+        post: Post,
         tid: int,
         *,
-        msi: bool = False,
         poster: Guest | None = None,
         here: Callable[[], Pcpu] | None = None,
         irq: bool = False,
     ) -> Work:
         """KVM posts in the context of that thread, or of an interrupt handler."""
         machine, recorder = self.machine, self.machine.recorder
+        target = machine.guests[post.vcpu]
         at = here or (lambda: target.pcpu if poster is None else poster.pcpu)
         where, flags = (OFF, IRQS_OFF | HARDIRQ) if irq else (KERNEL, 0)
-        post = self._made(target, vector, "kvm", source)
-        if msi:
+        if post.unicast_msi:
             address = _MSI_ADDRESS | target.vcpu_id << 12
-            post.begun_ns = recorder.emit(
-                E.kvm_msi_set_irq, at().number, tid, flags, address, vector
+            msi_ns = recorder.emit(
+                E.kvm_msi_set_irq, at().number, tid, flags, address, post.vector
             )
-            post.unicast_msi, post.ts_ns = True, recorder.now
-            machine.descriptors.post_msi(post)
+            if post.begun_ns is None:  # no host interrupt: here it would be posted
+                post.begun_ns = msi_ns
+                machine.descriptors.post_msi(post)
             yield where, _STEP_NS
-        accept = target.vcpu_id, vector
+        accept = target.vcpu_id, post.vector
         accept_ns = recorder.emit(
             E.kvm_apic_accept_irq, at().number, tid, flags, *accept
         )
@@ -100,9 +105,8 @@ class Posters:
                 machine.wake(machine.guests[one.vcpu].thread, at(), flags)
         machine.follow(consequences)
         yield where, _STEP_NS
-        post.cpu = at().number
         post.accept_ns = recorder.emit(
-            E.kvm_apicv_accept_irq, post.cpu, tid, flags, *accept
+            E.kvm_apicv_accept_irq, at().number, tid, flags, *accept
         )
 
     # Devices -------------------------------------------------------------------
@@ -131,11 +135,11 @@ class Posters:
         def handler(pcpu: Pcpu) -> Work:
             emit = machine.recorder.emit
             at = pcpu.number, pcpu.tid, IRQS_OFF | HARDIRQ
-            emit(E.irq_handler_entry, *at, irq, number)
+            post = self.kvm_post(*pick(), label, msi=True)
+            post.begun_ns = emit(E.irq_handler_entry, *at, irq, number)
+            machine.descriptors.post_msi(post)
             yield OFF, _STEP_NS
-            yield from self.deliver(
-                *pick(), label, pcpu.tid, msi=True, here=lambda: pcpu, irq=True
-            )
+            yield from self.deliver(post, pcpu.tid, here=lambda: pcpu, irq=True)
             emit(E.irq_handler_exit, *at, irq, 1)
 
         def fire() -> None:
@@ -158,6 +162,9 @@ class Posters:
     ) -> None:
         machine, (name, tid) = self.machine, who
 
+        def where() -> Pcpu:
+            return machine.pcpus[thread.cpu]
+
         def work() -> Work:
             yield KERNEL, _STEP_NS
             sleep_ns = start_ns - machine.recorder.now
@@ -169,13 +176,8 @@ class Posters:
                 if mode == "msi":
                     yield USER, _STEP_NS
                 yield KERNEL, _STEP_NS
-                yield from self.deliver(
-                    *pick(),
-                    name,
-                    tid,
-                    msi=True,
-                    here=lambda: machine.pcpus[thread.cpu],
-                )
+                post = self.kvm_post(*pick(), name, msi=True)
+                yield from self.deliver(post, tid, here=where)
                 sleep_ns = 0
 
         thread = Thread(tid, pcpus, work())

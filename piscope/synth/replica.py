@@ -70,7 +70,8 @@ class Post:
     """One post, as it was made.
 
     ts_ns      when PIR was changed
-    begun_ns   the first event of KVM's call chain, None: no event
+    begun_ns   first event of KVM's call chain, where a device would have posted; None:
+               no event
     accept_ns  its last (kvm_apicv_accept_irq)
     agent      vtd, ipiv or kvm
     source     the scenario's device, or what else posted
@@ -86,7 +87,6 @@ class Post:
     unicast_msi: bool = False
     begun_ns: int | None = None
     accept_ns: int | None = None
-    cpu: int | None = None
     fates: dict[str, Fate] = field(default_factory=dict)
 
     def settled(self, replays: int) -> bool:

@@ -339,9 +339,8 @@ class Guest:
         irqs_blocked = self.random.random() < halt.irqs_off
         yield from self.halts.halt(irqs_blocked, self._around(halt.timer_us))
         if self.halts.timer_expired:
-            yield from self.posters.deliver(
-                self, halt.vector, "timer", self.thread.tid, poster=self
-            )
+            post = self.posters.kvm_post(self, halt.vector, "timer")
+            yield from self.posters.deliver(post, self.thread.tid, poster=self)
         yield KERNEL, _STEP_NS
         return False
 
@@ -359,9 +358,8 @@ class Guest:
         yield from self._leave(_STEP_NS)
         self.emit(E.kvm_apic_ipi, 0, 0x4000 | vector, target.vcpu_id)
         yield KERNEL, _STEP_NS
-        yield from self.posters.deliver(
-            target, vector, "ipi", self.thread.tid, poster=self
-        )
+        post = self.posters.kvm_post(target, vector, "ipi")
+        yield from self.posters.deliver(post, self.thread.tid, poster=self)
         self.emit(E.kvm_msr, 0, 1, _ICR, target.vcpu_id << 32 | 0x4000 | vector)
         yield KERNEL, _STEP_NS
         return False
