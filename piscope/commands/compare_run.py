@@ -18,6 +18,7 @@ from piscope.commands.opening import opened
 from piscope.commands.options import Form
 from piscope.commands.progress import Progress
 from piscope.commands.watched import WatchedSource
+from piscope.compare.account import Pair
 from piscope.compare.build import account_of, pairs_of
 from piscope.compare.render_text import account_as_markdown, account_as_text
 from piscope.errors import PiscopeError, UsageError
@@ -76,7 +77,7 @@ def compare_two(
         raise UsageError("standard input can be one of the captures, not both")
     a, b = (_analyzed(path, request, quiet=quiet) for path in paths)
     asked = tuple(dict.fromkeys(request.policies))
-    pairs = [(name, name) for name in asked] or pairs_of(a.summary, b.summary)
+    pairs = [Pair(name, name) for name in asked] or pairs_of(a.summary, b.summary)
     account = account_of(
         a.summary, b.summary, (a.events, b.events), (a.unknown, b.unknown), pairs
     )

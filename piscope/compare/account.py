@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 __all__ = (
     "PERS",
+    "VERDICTS",
     "Account",
     "Capture",
     "Figure",
+    "Pair",
     "Rate",
     "Span",
     "Spread",
@@ -26,15 +28,17 @@ PERS: dict[str, str] = {
 }
 """What a number may be divided by, in the order told."""
 
-Verdict = str
-"""One of
+VERDICTS: dict[str, str] = {
+    "rises": "beyond what the ranges allow, and beyond chance",
+    "falls": "likewise",
+    "noise": "not beyond chance, whatever the ranges allow",
+    "open": "that depends on what the traces leave open",
+    "same": "the same number, for sure",
+    "differs": "beyond the ranges; how much of it is chance is not known (times)",
+}
+"""What can be said of a difference."""
 
-rises, falls   beyond what the ranges allow, and beyond chance
-noise          not beyond chance, whatever the ranges allow
-open           that depends on what the traces leave open
-same           the same number, for sure
-differs        beyond the ranges; how much of it is chance is not known (times)
-"""
+Verdict = Literal["rises", "falls", "noise", "open", "same", "differs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,11 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """An interval; null: without end on that side."""
+    """An interval.
+
+    min  null: without end on that side
+    max  null likewise
+    """
 
     min: float | None
     max: float | None
@@ -67,13 +75,14 @@ class Rate:
     """One figure of both captures, divided by the same thing.
 
     per         a key of PERS
-    a, b        of each capture
+    a           of the first capture
+    b           of the second
     difference  b - a: what the ranges allow
     ratio       b / a: what the ranges allow; null: a is 0
     confidence  95% interval of b / a: what the ranges and chance allow, where the
                 events counted come independently; null: not a count
     p           chance of counts so far apart with one rate, at best; null likewise
-    verdict     see Verdict
+    verdict     a word of those below
     """
 
     per: str
@@ -83,18 +92,21 @@ class Rate:
     ratio: Span | None
     confidence: Span | None
     p: float | None
-    verdict: Verdict
+    verdict: str
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
     """One thing that was counted or timed.
 
-    metric, key, policy_a, policy_b  as `piscope gate` names it; policies null: the
-               same under all
+    metric     as `piscope gate` names it (docs/gate.md), or one of those below
+    key        put reason, VM-exit, state or cost; "": none
+    policy_a   that A is replayed under; null: the same under all
+    policy_b   that B is
     unit       "count" or "ns"
     meaning    for people
-    a, b       the numbers themselves
+    a          the first capture's number
+    b          the second's
     rates      divided, a line each; empty where dividing makes no sense (a longest)
     """
 
@@ -113,9 +125,24 @@ class Figure:
 class Capture:
     """One of the two.
 
-    posted   which of KVM's posts were replayed as hardware's
-    events   names of those that the analysis reads, and that were recorded
-    unknown  share of the vCPUs' time of which nothing is known
+    path      as given
+    format    of the file, for people
+    kernel_release  of the traced host; null: not told
+    captured_policy  of its own kernel; null: not known
+    captured_policy_by  "probes", "release" or "nothing"
+    duration_ns  from the first event to the last
+    exits     VM-exits
+    entries   VM-entries
+    vcpus     with any event
+    vms       how many; null: not told
+    cpus      pCPUs with events
+    probes    events on pi_load and pi_put that were used
+    losses    places where events were lost
+    lost_events  in all of them; null: not known
+    unknown   share of the vCPUs' time of which nothing is known, 0 to 1
+    posted    which of KVM's posts were replayed as hardware's
+    posts     that are known
+    events    names of the tracepoints that the analysis reads, and that were recorded
     """
 
     path: str
@@ -138,14 +165,32 @@ class Capture:
     events: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Which policies are compared.
+
+    a  that A is replayed under
+    b  that B is
+    """
+
+    a: str
+    b: str
+
+
 @dataclass(slots=True)
 class Account:
     """The whole comparison, ready to be rendered.
 
+    schema_version  raised when a key is renamed, removed, or changes its meaning
+    piscope_version  that made it
+    question  which posts were replayed as hardware's, for people
+    confidence  of the intervals
+    a         the first capture
+    b         the second
     verdict   the first sentences, on notifications to vCPUs that are not loaded
     cannot_tell  whether that verdict is open
-    pairs     which policy of A was compared with which of B
-    figures   pair by pair
+    pairs     which policies were compared; the verdict is on the first
+    figures   those that hold under all policies, then pair by pair
     unfair    what makes the comparison unfair, a sentence each
     remarks   how to read it
     """
@@ -158,7 +203,7 @@ class Account:
     b: Capture
     verdict: list[str]
     cannot_tell: bool
-    pairs: list[tuple[str, str]]
+    pairs: list[Pair]
     figures: list[Figure]
     unfair: list[str]
     remarks: list[str] = field(default_factory=list)

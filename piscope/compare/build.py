@@ -13,6 +13,7 @@ from piscope.compare.account import (
     Account,
     Capture,
     Figure,
+    Pair,
     Rate,
 )
 from piscope.compare.fairness import unfair
@@ -29,11 +30,11 @@ from piscope.gate.metrics import (
 from piscope.posted import posted_text
 from piscope.report.summary import Bounds, PolicySummary, Summary
 
-__all__ = ("account_of", "pairs_of")
+__all__ = ("BESIDES", "account_of", "pairs_of")
 
 _ZERO = Range(0, 0)
 
-_BESIDES: dict[str, str] = {
+BESIDES: dict[str, str] = {
     "host_irqs": "known notifications 0xf2 that the host takes as IRQs",
     "wakeups": "known posts whose 0xf1 wakes the blocked vCPU",
     "delivered": "known posts taken in guest mode, or by the next VM-entry",
@@ -49,7 +50,7 @@ _NOT_RATES = ("exposure_longest_ns",)
 _NOT_COMPARED = (VERIFY, "events", "losses", "lost_events", "unknown_ns")
 
 
-def pairs_of(a: Summary, b: Summary) -> list[tuple[str, str]]:
+def pairs_of(a: Summary, b: Summary) -> list[Pair]:
     """Which policy of A is compared with which of B: those of their own kernels.
 
     Where one of the kernels' policies is not known, or was not replayed, each policy
@@ -59,8 +60,8 @@ def pairs_of(a: Summary, b: Summary) -> list[tuple[str, str]]:
     if own[0] in a.policies and own[1] in b.policies:
         assert own[0] is not None
         assert own[1] is not None
-        return [(own[0], own[1])]
-    return [(name, name) for name in a.policies if name in b.policies]
+        return [Pair(own[0], own[1])]
+    return [Pair(name, name) for name in a.policies if name in b.policies]
 
 
 def account_of(
@@ -68,7 +69,7 @@ def account_of(
     b: Summary,
     events: tuple[list[str], list[str]],
     unknown: tuple[float, float],
-    pairs: list[tuple[str, str]],
+    pairs: list[Pair],
 ) -> Account:
     """Compare two summaries of captures, pair of policies by pair.
 
@@ -81,7 +82,7 @@ def account_of(
     )
     figures = [
         *_figures(a, b, None, None),
-        *(figure for pair in pairs for figure in _figures(a, b, *pair)),
+        *(figure for pair in pairs for figure in _figures(a, b, pair.a, pair.b)),
     ]
     main = main_figure(figures, pairs[0])
     return Account(
@@ -163,7 +164,7 @@ def _figures(
             policy_a=policy_a,
             policy_b=policy_b,
             unit=unit,
-            meaning=known.meaning if known else _BESIDES[metric],
+            meaning=known.meaning if known else BESIDES[metric],
             a=spread(x),
             b=spread(y),
             rates=rates,

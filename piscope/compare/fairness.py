@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from piscope.compare.account import Capture
+from piscope.compare.account import Capture, Pair
 from piscope.report.render_words import duration_text
 
 __all__ = ("unfair",)
@@ -14,7 +14,7 @@ _MOST_NAMES = 6
 _MUCH_UNKNOWN = 0.05
 
 
-def unfair(a: Capture, b: Capture, pairs: Sequence[tuple[str, str]]) -> list[str]:
+def unfair(a: Capture, b: Capture, pairs: Sequence[Pair]) -> list[str]:
     """Differences other than the change that is to be judged, and gaps of either."""
     return [
         *_of_kernels(a, b, pairs),
@@ -24,12 +24,10 @@ def unfair(a: Capture, b: Capture, pairs: Sequence[tuple[str, str]]) -> list[str
     ]
 
 
-def _of_kernels(
-    a: Capture, b: Capture, pairs: Sequence[tuple[str, str]]
-) -> Iterator[str]:
+def _of_kernels(a: Capture, b: Capture, pairs: Sequence[Pair]) -> Iterator[str]:
     for name, capture, policies in (
-        ("A", a, {pair[0] for pair in pairs}),
-        ("B", b, {pair[1] for pair in pairs}),
+        ("A", a, {pair.a for pair in pairs}),
+        ("B", b, {pair.b for pair in pairs}),
     ):
         own = capture.captured_policy
         if own is None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from piscope.compare.account import Account, Capture, Figure, Rate, Span
+from piscope.compare.account import Account, Capture, Figure, Pair, Rate, Span
 from piscope.compare.verdict import number_text
 from piscope.report.render import LEAST_COLUMNS, MOST_COLUMNS
 from piscope.report.render_layout import Grid, as_text, facts, heading, note, remarks
@@ -122,12 +122,12 @@ def _lost(capture: Capture) -> str:
     return f"{events} events"
 
 
-def told_figures(account: Account, pair: tuple[str, str]) -> Iterator[Told]:
+def told_figures(account: Account, pair: Pair) -> Iterator[Told]:
     """The figures told of a pair of policies; those that are 0 in both are left out."""
     figures = {
         (f.metric, f.key): f
         for f in account.figures
-        if (f.policy_a, f.policy_b) in (pair, (None, None))
+        if (f.policy_a, f.policy_b) in ((pair.a, pair.b), (None, None))
     }
     for key, (words, depth) in TOLD.items():
         figure = figures.get(key)
@@ -146,15 +146,13 @@ class Told:
     rates: dict[str, Rate]
 
 
-def _under(pair: tuple[str, str]) -> str:
-    if pair[0] == pair[1]:
-        return f"both under {pair[0]}"
-    return f"A under {pair[0]}, B under {pair[1]}"
+def _under(pair: Pair) -> str:
+    if pair.a == pair.b:
+        return f"both under {pair.a}"
+    return f"A under {pair.a}, B under {pair.b}"
 
 
-def _by_time(
-    account: Account, pair: tuple[str, str], width: int
-) -> Iterator[RenderableType]:
+def _by_time(account: Account, pair: Pair, width: int) -> Iterator[RenderableType]:
     yield heading(f"A second: {_under(pair)}")
     values = Grid(("", "A", "B", "B/A, 95%", ""), left=1)
     more = Grid(("", "difference", "B/A", "p"), left=1)
@@ -177,7 +175,7 @@ def _by_time(
 
 
 def _by_exits(
-    account: Account, pair: tuple[str, str], width: int, per: str
+    account: Account, pair: Pair, width: int, per: str
 ) -> Iterator[RenderableType]:
     grid = Grid(("", "A", "B", "B/A, 95%", ""), left=1)
     for told in told_figures(account, pair):

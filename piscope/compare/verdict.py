@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from piscope.compare.account import Capture, Figure, Rate, Span, Spread
+from piscope.compare.account import Capture, Figure, Pair, Rate, Span, Spread
 
 __all__ = ("MAIN", "main_figure", "number_text", "ratio_text", "spread_text", "verdict")
 
@@ -12,20 +12,19 @@ MAIN = "unloaded_notifications"
 """What the verdict is about."""
 
 
-def main_figure(figures: Sequence[Figure], pair: tuple[str, str]) -> Figure:
+def main_figure(figures: Sequence[Figure], pair: Pair) -> Figure:
     """The figure that the verdict is about."""
+    under = (pair.a, pair.b)
     return next(
         f
         for f in figures
-        if f.metric == MAIN and not f.key and (f.policy_a, f.policy_b) == pair
+        if f.metric == MAIN and not f.key and (f.policy_a, f.policy_b) == under
     )
 
 
-def verdict(
-    main: Figure, a: Capture, b: Capture, pairs: Sequence[tuple[str, str]]
-) -> list[str]:
+def verdict(main: Figure, a: Capture, b: Capture, pairs: Sequence[Pair]) -> list[str]:
     """One to three sentences."""
-    policy_a, policy_b = pairs[0]
+    policy_a, policy_b = pairs[0].a, pairs[0].b
     if not main.rates:
         return ["Nothing can be told: one of the captures has no length."]
     rate = main.rates[0]

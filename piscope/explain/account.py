@@ -34,9 +34,12 @@ SCHEMA_VERSION = 1
 class Notification:
     """The post that may have sent one.
 
-    vcpu      label of its target; tid, comm of that thread
+    vcpu      label of its target
+    tid       the target's thread
+    comm      that thread's name; null: not known
     vector    null: not known
-    agent     "hardware" or "kvm"; `as_if`: KVM posted, a device is assumed to have
+    agent     "hardware" or "kvm"
+    as_if     KVM posted it, and hardware is assumed to have
     evidence  the event that shows it; "probes": a descriptor that changed; "given": by
               the user
     origin    who had it posted (a word of origins.Origin); null: by hardware
@@ -70,7 +73,11 @@ class Notification:
 
 @dataclass(frozen=True, slots=True)
 class RowLine:
-    """One row of the state table: what the vCPU may have been doing."""
+    """One row of the state table.
+
+    row   its number, or 6'
+    text  what the vCPU was doing, for people
+    """
 
     row: str
     text: str
@@ -80,6 +87,8 @@ class RowLine:
 class Verdict:
     """What became of it under one policy.
 
+    policy     its name
+    title      what the policy does, for people
     hit        a word of outcomes.Hit; null: several are possible
     possible   all that the trace allows
     text       the same for people, without the place of a probe
@@ -110,9 +119,14 @@ class EventLine:
 
     position   where in the file: "line 12", "byte 4711", "chunk byte 184324", or
                "record 12" where it is at no byte of its own
+    ts_ns      on the trace's clock
     offset_ns  from the notification
+    cpu        the pCPU that recorded it
+    tid        the thread that ran
+    comm       its name; null: not known
     seq        number in the pCPU's buffer, in the file, or the line of a text
-    fields     as decoded
+    event      its name
+    fields     as decoded, by name
     text       the same for people
     steps      numbers of the steps that rest on it
     gap        events are left out before it
@@ -134,7 +148,13 @@ class EventLine:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One state that a descriptor may be in; `pir`: PIR is not empty."""
+    """One state that a descriptor may be in.
+
+    on   Outstanding Notification
+    sn   Suppress Notification
+    nv   notification vector: 0xf2 (242), or 0xf1 (241), the wakeup vector
+    pir  PIR is not empty
+    """
 
     on: bool
     sn: bool
@@ -146,6 +166,7 @@ class State:
 class Descriptor:
     """The states that it may be in.
 
+    states   each once
     vectors  known ones in PIR, where it is not empty
     others   PIR may hold more that are not known
     ndst     pCPUs that NDST may name; empty: not known
@@ -161,6 +182,8 @@ class Descriptor:
 class Change:
     """What a step does under one policy.
 
+    before         the descriptor that it meets
+    after          the one that it leaves
     effects        what is sent, or why nothing is; " or " where it is not certain
     contradiction  no possible state allows the step: the trace missed something
     """
@@ -179,6 +202,8 @@ class Step:
     stimulus  its number in STIMULI
     letter    a word of model.letters.Letter
     text      the same for people
+    ts_ns     its event's instant
+    offset_ns  from the notification
     is_post   it is the notification's own post
     skipped   steps that are left out before it
     policies  by policy
@@ -197,7 +222,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class RuleLine:
-    """One rule of the model, with its source; a switch of a policy is one too."""
+    """One rule of the model, with its source; a switch of a policy is one too.
+
+    name      as `piscope model explain` takes it
+    rule      what it says
+    source    kernel function, patch or specification
+    function  where the model has it; null: a switch
+    caveat    what about it is not verified; null: nothing
+    """
 
     name: str
     rule: str
@@ -208,7 +240,12 @@ class RuleLine:
 
 @dataclass(frozen=True, slots=True)
 class Deciding:
-    """Why it went that way under one policy; `step`: the number of the step; null."""
+    """Why it went that way under one policy.
+
+    policy  its name
+    text    what the post met, and what had left it so
+    step    the number of the step that did; null: none that is told
+    """
 
     policy: str
     text: str
@@ -219,8 +256,21 @@ class Deciding:
 class Account:
     """The whole story, ready to be rendered.
 
-    found_by  how it was chosen, for people
-    question  which posts were replayed as a device's, for people
+    schema_version  raised when a key is renamed, removed, or changes its meaning
+    piscope_version  that made it
+    trace     its path, as given
+    format    of the file, for people
+    kernel_release  of the traced host; null: not told
+    captured_policy  the policy of the captured kernel; null: not known
+    clock_ns  whether instants are ns; false: counts of the trace's clock
+    found_by  how the notification was chosen, for people
+    question  which posts were replayed as hardware's, for people
+    notification  which it is
+    verdicts  what became of it, one a policy
+    events    around it, by time
+    steps     that the descriptor took, in order
+    deciding  why it went as it did
+    rules     that had a part in it
     notes     what else should be known
     """
 

@@ -47,7 +47,7 @@ def test_the_patch_shows(run: Run) -> None:
     status, out, err = run("compare", OLD, NEW, "--json")
     assert (status, err) == (0, "")
     account = json.loads(out)
-    assert account["pairs"] == [["preempt-only", "suppress-on-put"]]
+    assert account["pairs"] == [{"a": "preempt-only", "b": "suppress-on-put"}]
     assert not account["cannot_tell"]
     main = _figure(account, "unloaded_notifications")
     assert [rate["verdict"] for rate in main["rates"]] == ["falls"] * 3
@@ -101,7 +101,7 @@ def test_under_one_policy_the_patch_is_gone(run: Run) -> None:
     status, out, _ = run("compare", OLD, NEW, "--policy", "suppress-on-put", "--json")
     account = json.loads(out)
     assert status == 0
-    assert account["pairs"] == [["suppress-on-put", "suppress-on-put"]]
+    assert account["pairs"] == [{"a": "suppress-on-put", "b": "suppress-on-put"}]
     main = _figure(account, "unloaded_notifications")
     assert {rate["verdict"] for rate in main["rates"]} == {"same"}
     assert any("own kernel has preempt-only" in text for text in account["unfair"])
@@ -111,6 +111,14 @@ def test_open_windows_alone_can_not_tell(run: Run) -> None:
     status, out, err = run("compare", SPARSE_TEXT, SPARSE)
     assert (status, err) == (3, "")
     assert "can't tell" in " ".join(out.split())
+    _, out, _ = run("compare", SPARSE_TEXT, SPARSE, "--json")
+    account = json.loads(out)
+    assert account["a"]["captured_policy"] is None
+    assert [pair["a"] for pair in account["pairs"]] == [
+        "preempt-only",
+        "suppress-on-put",
+    ]
+    assert any("not known" in text for text in account["unfair"])
 
 
 def test_what_is_unfair_is_said(run: Run) -> None:

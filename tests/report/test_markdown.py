@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from contextlib import closing
 from functools import cache
+from importlib.util import find_spec
 
 import pytest
 from conftest import SAMPLES
@@ -21,9 +22,11 @@ from report.markdown_reading import (
     tokens_of,
     unfolded,
 )
+from report.page_reading import Page
 
 from piscope import pipeline
 from piscope.cli import run as run_piscope
+from piscope.report.html import render_html
 from piscope.report.json_form import as_json
 from piscope.report.render import render, render_markdown, sections
 from piscope.report.render_layout import (
@@ -50,9 +53,14 @@ NUMBER = re.compile(r"[0-9][0-9.,]*")
 
 
 @cache
-def _summary(name: str) -> Summary:
+def _analysis(name: str) -> pipeline.Analysis:
     with closing(open_trace(str(SAMPLES / name))) as source:
-        summary = summarize(pipeline.analyze(source))
+        return pipeline.analyze(source)
+
+
+@cache
+def _summary(name: str) -> Summary:
+    summary = summarize(_analysis(name))
     summary.trace.path = name
     return summary
 
@@ -111,13 +119,29 @@ def _rows_of_markdown(text: str) -> dict[str, list[str]]:
     return rows
 
 
+def _rows_of_page(page: str) -> dict[str, list[str]]:
+    rows: list[list[str]] = []
+    for element in Page(page).elements:
+        if element.tag == "tr":
+            rows.append([])
+        elif element.tag in ("th", "td") and rows:
+            rows[-1].append(" ".join(element.text.split()))
+    found: dict[str, list[str]] = {}
+    for label, *cells in rows:
+        found.setdefault(label, cells)
+    return found
+
+
 @pytest.mark.parametrize("name", TRACES)
 def test_every_form_says_what_json_says(name: str) -> None:
     summary = _summary(name)
     document = json.loads(json.dumps(as_json(summary)))
     wide = as_text((p for _, p in sections(summary, 99)), columns=500, color=False)
     compared = 0
-    for rows in (_rows_of_text(wide), _rows_of_markdown(render_markdown(summary))):
+    forms = [_rows_of_text(wide), _rows_of_markdown(render_markdown(summary))]
+    if find_spec("plotly") and find_spec("jinja2"):  # the extra `html`
+        forms.append(_rows_of_page(render_html(_analysis(name), summary)))
+    for rows in forms:
         for key, words in (*OUTCOME_WORDS.items(), *COST_WORDS.items()):
             if words not in rows or key == "host":
                 continue
@@ -138,7 +162,7 @@ def test_every_form_says_what_json_says(name: str) -> None:
             ]
             assert rows[words][:2] == expected, words
             compared += 1
-    assert compared >= 2 * 6
+    assert compared >= 6 * len(forms)
     verdict = " ".join(document["verdict"])
     assert verdict in " ".join(" ".join(texts_of(render_markdown(summary))).split())
     assert verdict in " ".join(wide.split())
