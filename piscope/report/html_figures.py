@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from piscope.report.html_charts import Bars, Chart, Row, bars, pointer, resolve
+from piscope.report.html_curve import curve_chart
 from piscope.report.render_trace import MOST_VCPUS
 from piscope.report.render_words import (
     COST_WORDS,
@@ -216,11 +217,16 @@ def _vcpus(document: Document) -> Iterator[Chart | None]:
     )
 
 
+def _rates(document: Document) -> Iterator[Chart | None]:
+    yield curve_chart(document)
+
+
 _OF_SECTION = {
     "outcomes": _outcomes,
     "removed": _removed,
     "handlers": _residual,
     "exposure": _exposure,
     "costs": _costs,
+    "rates": _rates,
     "vcpus": _vcpus,
 }

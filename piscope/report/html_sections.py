@@ -84,9 +84,14 @@ _SHORT = {
     "handlers": "Residual, by exit reason",
     "exposure": "Exposure",
     "costs": "Costs",
+    "rates": "At a rate",
+    "counters": "What the kernel counted",
     "gaps": "What it can't show",
 }
-_ORDER = ("outcomes", "removed", "timeline", "vcpus", "handlers", "exposure", "costs")
+_ORDER = (
+    *("outcomes", "removed", "timeline", "vcpus", "handlers", "rates", "counters"),
+    *("exposure", "costs"),
+)
 """What comes first, and in which order; the others follow as in the report."""
 _MOST_BESIDE = 8  # columns of a table that leaves room for a chart beside it
 _LAST = ("trace", "quality", "gaps")
@@ -135,7 +140,7 @@ def opening(summary: Summary) -> list[dict[str, Any]]:
 def _section(name: str, shapes: Iterable[RenderableType]) -> Section:
     section = Section(name, "", "")
     for shape in shapes:
-        if isinstance(shape, Heading):
+        if isinstance(shape, Heading) and not section.heading:
             section.heading = shape.text
         else:
             section.parts += _part(shape)
@@ -148,6 +153,8 @@ def _part(shape: RenderableType) -> Iterator[dict[str, Any]]:
         case Note(text):
             if text:
                 yield {"kind": "note", "text": printable(text)}
+        case Heading(text):
+            yield {"kind": "heading", "text": text}
         case Facts(rows):
             yield {"kind": "facts", "rows": list(_labeled(rows))}
         case Remarks(texts):

@@ -57,6 +57,8 @@ def test_every_bar_is_the_number_that_it_names(slow: tuple[Any, Summary, str]) -
     drawn = 0
     for chart in charts:
         for trace in chart["figure"]["data"]:
+            if trace["type"] != "bar":
+                continue
             end, scale = trace["meta"]["end"], trace["meta"]["scale"]
             base = trace.get("base", [0] * len(trace["x"]))
             for at, low, length in zip(
@@ -207,6 +209,31 @@ def test_a_range_is_drawn_hatched_on_top_of_what_is_proven() -> None:
     assert rest["x"] == [0, 7]
     assert rest["marker"]["pattern"]["shape"] == "/"
     assert [cells for _, cells, _ in chart.grid.rows] == [["a", "3"], ["b", "2 to 9"]]
+
+
+def test_a_curve_is_drawn_with_what_lies_between_its_ends() -> None:
+    def line(low: float, high: float) -> dict[str, list[float]]:
+        return {"min": [low, 2 * low], "max": [high, 2 * high], "sd": [1.0, 1.0]}
+
+    curve = {
+        "rates_hz": [1.0, 1000.0],
+        "host_irqs": {"a<b>": line(3, 9), "quiet": line(0, 0)},
+        "wrong_vcpu": {},
+        "removed": line(3, 9),
+    }
+    document = {"rates": {"curve": curve}}
+    (chart,) = charts_of("rates", document)
+    Figure = pytest.importorskip("plotly.graph_objects").Figure  # noqa: N806
+    Figure(chart.figure)
+    data = chart.figure["data"]
+    assert [d["name"] for d in data] == [
+        *("a&lt;b&gt;", "a&lt;b&gt;", "quiet", "removed", "removed")
+    ]
+    for trace in data:
+        assert trace["x"] == resolve(document, trace["meta"]["x"])
+        assert trace["y"] == resolve(document, trace["meta"]["y"])
+    assert ["fill" in d for d in data] == [False, True, False, False, True]
+    assert charts_of("rates", {}) == charts_of("rates", {"rates": None}) == []
 
 
 def test_no_chart_of_nothing() -> None:
