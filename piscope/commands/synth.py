@@ -21,6 +21,7 @@ __all__ = ("synth",)
     "--events", type=click.IntRange(1), help="End after so many, whenever that is."
 )
 @click.option("--list", "listed", is_flag=True, help="Print the shipped scenarios.")
+@click.option("--keys", is_flag=True, help="Print what a scenario's keys mean.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 def synth(
     scenario: str | None,
@@ -28,6 +29,7 @@ def synth(
     seed: int | None,
     events: int | None,
     listed: bool,
+    keys: bool,
     quiet: bool,
 ) -> None:
     """Make a capture of a simulated host, and the truth beside it.
@@ -42,14 +44,18 @@ def synth(
     from piscope.commands.progress import Progress
     from piscope.errors import UsageError
     from piscope.synth.capture import synthesize
+    from piscope.synth.keys import key_documentation
     from piscope.synth.scenario import named_scenarios, read_scenario
 
     if listed:
         for name, title in named_scenarios().items():
             click.echo(f"{name:<12}  {title}")
         return
+    if keys:
+        click.echo(key_documentation(), nl=False)
+        return
     if scenario is None or output is None:
-        raise UsageError("expected SCENARIO and -o FILE, or --list")
+        raise UsageError("expected SCENARIO and -o FILE, --list or --keys")
     asked = read_scenario(scenario)
     capture = asked.capture
     if seed is not None:

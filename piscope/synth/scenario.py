@@ -144,7 +144,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Exit:
-    """A kind of VM-exit; without any of the last three it is handled in KVM.
+    """A kind of VM-exit; KVM handles it, unless a key says otherwise.
 
     reason        its name in piscope.events.vmx_exits
     every_us      on average, of time in the guest
@@ -202,8 +202,9 @@ class Device:
 
     mode      posted: VT-d, no event; remapped: a host IRQ, and KVM posts in it;
               vhost: KVM posts in a kernel thread; msi: in a thread of the VMM
-    pattern   poisson, periodic, or burst (`burst` of them, 2 us apart)
+    pattern   poisson, periodic, or burst
     every_us  between posts, or bursts, on average
+    burst     posts of one burst, 2 us apart
     vectors   one of them, at random
     vcpus     targets (vcpu_id), one at random; empty: all
     pcpus     where the host IRQ or the thread is; empty: anywhere
@@ -311,6 +312,9 @@ def scenario_from(text: str, path: str = "scenario") -> Scenario:
         posts = any(device.mode == "posted" for device in vm.device)
         if not made.host.posting and (posts or any(i.via == "ipiv" for i in vm.ipi)):
             refuse("host.posting: false, yet hardware posts (posted, ipiv)")
+        for one in vm.exit:
+            if one.fastpath + bool(one.userspace_us) + bool(one.asleep_us) > 1:
+                refuse("vm.exit: expected one of fastpath, userspace_us, asleep_us")
     for key, numbers in named:
         if any(number >= pcpus for number in numbers):
             refuse(f"{key}: the host has {pcpus} pCPUs, numbered from 0")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,20 @@ from piscope.events.normalize import collect
 from piscope.sources.detect import open_trace
 from piscope.sources.raw import Wanted
 from piscope.synth.capture import synthesize
+from piscope.synth.keys import key_documentation
 from piscope.synth.scenario import (
+    Capture,
+    Device,
+    Exit,
+    Gaps,
+    Halt,
+    Hog,
+    Host,
+    Ipi,
     Lose,
+    Replay,
     Scenario,
+    Vm,
     named_scenarios,
     read_scenario,
     scenario_from,
@@ -198,6 +210,10 @@ def test_dropped_events_are_not_there(tmp_path: Path) -> None:
         ("[host]\npcpus=1\n[[vm]]\npcpus=[1]\n", "the host has 1 pCPUs"),
         ("[capture]\ndrop=['nothing']\n[[vm]]\n", "'nothing' is none of kvm_entry"),
         ("[capture]\nrelease='six'\n[[vm]]\n", "does not begin with MAJOR.MINOR"),
+        (
+            "[[vm]]\n[[vm.exit]]\nfastpath=true\nasleep_us=1\n",
+            "expected one of fastpath, userspace_us, asleep_us",
+        ),
     ],
 )
 def test_a_wrong_scenario_is_refused_with_key_and_line(text: str, message: str) -> None:
@@ -224,6 +240,16 @@ def test_the_command_writes_capture_and_truth(tmp_path: Path) -> None:
         "made.trace.dat.truth.json",
         "made.trace.dat.windows.parquet",
     ]
+
+
+def test_every_key_is_documented() -> None:
+    told = key_documentation()
+    for table in (Capture, Device, Exit, Gaps, Halt, Hog, Host, Ipi, Lose, Replay, Vm):
+        own = told[told.index(inspect.cleandoc(table.__doc__ or "").split("\n")[0]) :]
+        for one in fields(table):
+            if not str(one.type).startswith(("tuple[E", "tuple[I", "tuple[D", "Halt")):
+                assert re.search(rf"^  {one.name}\b", own, re.MULTILINE), one.name
+    assert max(map(len, told.split("\n"))) <= 88
 
 
 def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
