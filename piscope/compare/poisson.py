@@ -15,13 +15,21 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-__all__ = ("CONFIDENCE", "Interval", "incomplete_beta", "rate_ratio", "same_rate")
+__all__ = (
+    "CONFIDENCE",
+    "Interval",
+    "greatest_ratio",
+    "incomplete_beta",
+    "least_ratio",
+    "rate_ratio",
+    "same_rate",
+)
 
 CONFIDENCE = 0.95
 
 _TINY = 1e-300
 _MOST_TERMS = 100_000  # about the square root of the counts is needed
-_BISECTIONS = 60
+_BISECTIONS = 52
 
 
 class Interval(NamedTuple):
@@ -90,17 +98,30 @@ def rate_ratio(
 
     0 to infinity where nothing was counted.
     """
-    n = a + b
-    tail = (1 - confidence) / 2
-    low, high = 0.0, 1.0
-    if b:
-        low = _where(lambda p: incomplete_beta(b, n - b + 1, p), tail)
-    if a:
-        high = 1 - _where(lambda q: incomplete_beta(n - b, b + 1, q), tail)
-    scale = exposure_a / exposure_b
+    exposures = exposure_a, exposure_b
     return Interval(
-        scale * low / (1 - low), scale * high / (1 - high) if high < 1 else math.inf
+        least_ratio(a, b, *exposures, confidence),
+        greatest_ratio(a, b, *exposures, confidence),
     )
+
+
+def least_ratio(
+    a: int, b: int, exposure_a: float, exposure_b: float, confidence: float = CONFIDENCE
+) -> float:
+    """The lower end of `rate_ratio`."""
+    if not b:
+        return 0.0
+    tail = (1 - confidence) / 2
+    share = _where(lambda p: incomplete_beta(b, a + 1, p), tail)
+    return exposure_a / exposure_b * share / (1 - share)
+
+
+def greatest_ratio(
+    a: int, b: int, exposure_a: float, exposure_b: float, confidence: float = CONFIDENCE
+) -> float:
+    """The upper end of `rate_ratio`; infinite where the first count is 0."""
+    least = least_ratio(b, a, exposure_b, exposure_a, confidence)
+    return 1 / least if least else math.inf
 
 
 def _where(rising: object, value: float) -> float:

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 
 from piscope.compare.account import PERS, Rate, Span, Spread, Verdict
-from piscope.compare.poisson import CONFIDENCE, rate_ratio, same_rate
+from piscope.compare.poisson import CONFIDENCE, greatest_ratio, least_ratio, same_rate
 from piscope.gate.metrics import Range
 
 __all__ = ("Exposures", "compared", "spread")
@@ -85,10 +85,10 @@ def _confidence(a: Range, b: Range, by_a: float, by_b: float) -> Span:
     """From the lowest interval that the ranges allow to the highest."""
     low = 0.0
     if math.isfinite(a.max):
-        low = rate_ratio(int(a.max), int(b.min), by_a, by_b).min
+        low = least_ratio(int(a.max), int(b.min), by_a, by_b)
     high = math.inf
     if math.isfinite(b.max):
-        high = rate_ratio(int(a.min), int(b.max), by_a, by_b).max
+        high = greatest_ratio(int(a.min), int(b.max), by_a, by_b)
     return Span(low, _finite(high))
 
 
