@@ -127,6 +127,7 @@ class Pcpu:
         "number",
         "pending",
         "queue",
+        "recorder",
         "running",
         "stepping",
         "token",
@@ -135,6 +136,7 @@ class Pcpu:
 
     def __init__(self, machine: Machine, number: int) -> None:
         self.machine, self.number = machine, number
+        self.recorder = machine.recorder
         self.running: Thread | None = None  # None: the idle task
         self.queue: deque[Thread] = deque()
         self.frames: list[_Frame] = [_Frame(_no_work(), IDLE)]
@@ -154,7 +156,7 @@ class Pcpu:
     def arm(self, ns: int) -> None:
         """The stretch that runs ends so much later."""
         self.token += 1
-        self.ends = self.machine.recorder.now + ns
+        self.ends = self.recorder.now + ns
         self.machine.push(self.ends, self, self.token)
 
     def step(self, value: Irq | None = None) -> None:
@@ -179,7 +181,8 @@ class Pcpu:
                 self._give_up(where, ns)
                 return
             frame.where, frame.remaining = where, 0
-            self.enter(where)
+            if where != self.where:
+                self.enter(where)
             if self.pending and where != OFF:
                 if where == GUEST:
                     value, self.where = self.pending.popleft(), OFF

@@ -10,6 +10,7 @@ import random
 from bisect import bisect
 from collections.abc import Callable
 from itertools import accumulate
+from math import log
 from typing import TYPE_CHECKING, TypeVar
 
 from piscope.events.vmx_exits import VmxExit
@@ -51,6 +52,9 @@ _KVM_RUN, _KVM_GET_REGS, _NR_IOCTL = 0xAE80, 0x8090AE81, 16
 _ICR, _TSC_DEADLINE, _RIP = 0x830, 0x6E0, 0xFFFFFFFF81000000
 _INTR_INFO_VALID, _ISA_VMX = 1 << 31, 1
 
+# Exits whose handler emits an event of its own.
+_TOLD = (VmxExit.IO_INSTRUCTION, VmxExit.MSR_WRITE, VmxExit.EPT_VIOLATION)
+
 # What KVM itself takes between two events, about.
 _STEP_NS = 250
 
@@ -71,6 +75,7 @@ class Guest:
         thread: tuple[int, tuple[int, ...]],
     ) -> None:
         self.machine, self.posters, self.name = machine, posters, name
+        self.recorder = machine.recorder
         self.vm, self.vcpu_id = vm, vcpu_id
         capture = machine.scenario.capture
         self.random = random.Random(f"{capture.seed}/{name}")
@@ -98,7 +103,7 @@ class Guest:
             kinds.append((self.vm.halt.every_us, self._halt))
         self.kinds = [what for _, what in kinds]
         self.until = list(accumulate(1 / every_us for every_us, _ in kinds))
-        self.rate_per_ns = self.until[-1] / 1000 if kinds else 0.0
+        self.every_ns = 1000 / self.until[-1] if kinds else 0.0
 
     def _exit_of(self, one: Exit) -> Callable[[], Work]:
         handle = self._handle_in_kvm
@@ -117,8 +122,10 @@ class Guest:
 
     def emit(self, event: int, flags: int, *fields: int) -> int:
         """An event of this thread."""
-        thread = self.thread
-        return self.machine.recorder.emit(event, thread.cpu, thread.tid, flags, *fields)
+        recorder, thread = self.recorder, self.thread
+        recorder.now = now = recorder.now + 1
+        recorder.rows[event].extend((now, thread.cpu, thread.tid, flags, *fields))
+        return now
 
     def posted(self) -> None:
         """Something was posted: a poll may end."""
@@ -126,7 +133,7 @@ class Guest:
             self.thread.pcpu.poke()
 
     def _around(self, us: float) -> int:
-        return 1 + int(self.random.expovariate(1 / us) * 1000)
+        return 1 - int(log(1 - self.random.random()) * us * 1000)
 
     def _life(self) -> Work:
         yield USER, 1000 + self.random.randrange(20_000)
@@ -137,7 +144,7 @@ class Guest:
             while inside:
                 ns = 1 << 50
                 if self.kinds:
-                    ns = 1 + int(self.random.expovariate(self.rate_per_ns))
+                    ns = 1 - int(log(1 - self.random.random()) * self.every_ns)
                 irq = yield GUEST, ns
                 if irq is not None:
                     inside = yield from self._interrupted(irq)
@@ -202,11 +209,14 @@ class Guest:
     def _handle_in_kvm(self, one: Exit) -> Work:
         reason = VmxExit[one.reason]
         self._vm_exit(reason)
-        yield from self._leave(_STEP_NS)
-        self._tell(reason)
-        if one.asleep_us:
-            yield from self._sleep(one.asleep_us, TASK_UNINTERRUPTIBLE)
-        yield KERNEL, self._around(one.handler_us)
+        if reason in _TOLD or one.asleep_us:
+            yield from self._leave(_STEP_NS)
+            self._tell(reason)
+            if one.asleep_us:
+                yield from self._sleep(one.asleep_us, TASK_UNINTERRUPTIBLE)
+            yield KERNEL, self._around(one.handler_us)
+        else:
+            yield from self._leave(_STEP_NS + self._around(one.handler_us))
         return False
 
     def _tell(self, reason: VmxExit) -> None:
