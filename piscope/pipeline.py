@@ -17,6 +17,7 @@ from piscope.model.policy import (
     Policy,
     policy_of_release,
 )
+from piscope.observed import ObservedIrqs
 from piscope.outcomes import PolicyResult
 from piscope.posted import Posted, parse_posted
 from piscope.replay.exposure import expose, posting_by_hardware
@@ -30,6 +31,7 @@ from piscope.replay.stimuli import Stimuli, build_stimuli
 from piscope.sources.raw import Source, Wanted
 from piscope.tables import Events, Timeline
 from piscope.timeline.build import build_timeline
+from piscope.timeline.observed import find_observed
 from piscope.timeline.user_posts import UserPosts, with_user_posts
 
 __all__ = ("DEFAULT_POLICIES", "Analysis", "analyze")
@@ -44,6 +46,7 @@ class Analysis:
 
     posted  which of KVM's posts were replayed as hardware's, without "auto"
     posting_by_hardware  whether the captured host posted by hardware, None: not told
+    observed  notification interrupts of the captured kernel that left an event
     captured  which policy the captured kernel has, and on what evidence
     results, walks  by policy name, in the order asked for
     """
@@ -54,6 +57,7 @@ class Analysis:
     occupancy: Occupancy
     posted: Posted
     posting_by_hardware: bool | None
+    observed: ObservedIrqs
     captured: Recognized
     results: dict[str, PolicyResult]
     walks: dict[str, Replayed]
@@ -125,6 +129,7 @@ def analyze(
         occupancy=places,
         posted=posted,
         posting_by_hardware=posting_by_hardware(timeline),
+        observed=find_observed(events, timeline),
         captured=recognize_policy(timeline, _by_release(events.info.kernel_release)),
         results=results,
         walks=walks,

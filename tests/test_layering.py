@@ -27,6 +27,7 @@ SHARED = {
     "piscope.errors",
     "piscope.interrupts",
     "piscope.events.vmx_exits",  # numbers and names of the kernel, nothing else
+    "piscope.observed",
     "piscope.origins",
     "piscope.outcomes",
     "piscope.posted",

@@ -141,6 +141,17 @@ CATALOG: tuple[Tracepoint, ...] = (
     # --- arch/x86/include/asm/trace/irq_vectors.h
     Tracepoint("irq_vectors", "local_timer_entry", (), ("origin",)),
     Tracepoint("irq_vectors", "local_timer_exit", (), ("origin",)),
+    # what else may wake a thread from an interrupt: the rest is 0xF1's
+    *(
+        Tracepoint("irq_vectors", f"{name}_{end}", (), ())
+        for name in (
+            "reschedule",
+            "call_function",
+            "call_function_single",
+            "irq_work",
+        )
+        for end in ("entry", "exit")
+    ),
     # --- include/trace/events/timer.h; nothing that local_timer_entry does not tell
     Tracepoint("timer", "hrtimer_expire_entry", (), ()),
     Tracepoint("timer", "hrtimer_expire_exit", (), ()),

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from piscope.observed import ObservedIrqs
 from piscope.outcomes import Findings, Hit, PolicyResult
 from piscope.tables import Events, Timeline
 
@@ -68,6 +69,10 @@ class Analyzed(Protocol):
     @property
     def captured(self) -> _Captured:
         """The captured kernel's policy."""
+
+    @property
+    def observed(self) -> ObservedIrqs:
+        """Notification interrupts that left an event."""
 
     @property
     def results(self) -> Mapping[str, PolicyResult]:

@@ -66,6 +66,13 @@ def cannot_tell(summary: Summary, events: Events, timeline: Timeline) -> list[st
             "never touched a descriptor and are left out."
         )
     said += _what_if(question)
+    seen = summary.observed
+    if seen is not None and (seen.woken_elsewhere or seen.on_missing):
+        said.append(
+            f"{seen.woken_elsewhere:,} wakings by 0xF1 found a vCPU that is not "
+            f"blocked in this timeline, and behind {seen.on_missing:,} a probe read "
+            "ON=0: it misses something there."
+        )
     unsure = sum(v.uncertain_puts for v in summary.vcpus)
     if unsure:
         total = sum(sum(v.puts.values()) for v in summary.vcpus)

@@ -75,3 +75,16 @@ def _seen(of: Observed) -> Iterator[str]:
         yield f"{of.wakeup_exits:,} VM-exits by 0xF1"
     if of.wakeup_handler_calls is not None:
         yield f"pi_wakeup_handler ran {of.wakeup_handler_calls:,} times"
+    if of.unexplained_wakings:
+        yield (
+            f"{of.unexplained_wakings:,} wakings of vCPUs in interrupts that only 0xF1"
+            f" explains, {of.woken_blocked:,} of a vCPU that is blocked here"
+        )
+    if of.on_read:
+        agree = of.on_read - of.on_missing
+        yield f"at {agree:,} of the {of.on_read:,} loads behind them a probe read ON=1"
+    if of.proved:
+        yield (
+            f"of {of.proved:,} wakeups that the replay proves {of.proved_seen:,} are"
+            " among these wakings"
+        )

@@ -12,7 +12,8 @@ from piscope import __version__
 from piscope.report.analyzed import Analyzed
 from piscope.report.gaps import cannot_tell
 from piscope.report.selection import Selection
-from piscope.report.summarize_handlers import observed, summarize_handlers
+from piscope.report.summarize_handlers import summarize_handlers
+from piscope.report.summarize_observed import summarize_observed
 from piscope.report.summarize_policy import summarize_policy
 from piscope.report.summarize_question import summarize_question
 from piscope.report.summarize_removed import summarize_removed
@@ -53,7 +54,7 @@ def summarize(analysis: Analyzed, selection: Selection | None = None) -> Summary
         removed=summarize_removed(analysis, chosen, selection),
         narrowed=selection.as_text(),
         handlers=summarize_handlers(analysis, chosen, selection),
-        observed=observed(analysis.events),
+        observed=summarize_observed(analysis),
     )
     summary.cannot_tell = cannot_tell(summary, analysis.events, timeline)
     return summary

@@ -10,21 +10,18 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from piscope.events.vmx_exits import VmxExit
 from piscope.outcomes import Hit
 from piscope.report.analyzed import Analyzed
 from piscope.report.render_words import exit_reason_name
 from piscope.report.selection import Selection
-from piscope.report.summary import Bounds, Handler, Observed
+from piscope.report.summary import Bounds, Handler
 from piscope.sources.raw import Array
-from piscope.tables import Acts, Events, Kind
+from piscope.tables import Acts, Kind
 
-__all__ = ("observed", "summarize_handlers")
+__all__ = ("summarize_handlers",)
 
 # timeline.lifecycle.Act, bits of ACTS.act
 _LOAD, _PUT, _ENTER, _EXIT = 1, 2, 4, 8
-
-_POSTED_INTR_VECTOR, _POSTED_INTR_WAKEUP_VECTOR = 0xF2, 0xF1
 
 
 def summarize_handlers(
@@ -101,28 +98,3 @@ def _by_reason(reason: Array, weight: Array | None = None) -> dict[int, int]:
     totals = np.bincount(reason, weight)
     present = np.flatnonzero(np.bincount(reason))
     return {int(code): int(totals[code]) for code in present}
-
-
-def observed(events: Events) -> Observed:
-    """Notifications of the captured kernel that left an event, whatever the policy."""
-    info = events.column("kvm_exit", "intr_info", np.int64)
-    reason = events.column("kvm_exit", "exit_reason", np.int64)
-    vector = None
-    if info is not None and reason is not None:
-        interrupt = (reason & 0xFFFF) == VmxExit.EXTERNAL_INTERRUPT
-        interrupt &= events.valid("kvm_exit", "intr_info")
-        vector = info[interrupt] & 0xFF
-    calls = [
-        count
-        for key, count in events.counts.items()
-        if "pi_wakeup_handler" in key and not key.endswith(("_done", "_ret"))
-    ]
-    return Observed(
-        notification_exits=_times(vector, _POSTED_INTR_VECTOR),
-        wakeup_exits=_times(vector, _POSTED_INTR_WAKEUP_VECTOR),
-        wakeup_handler_calls=sum(calls) if calls else None,
-    )
-
-
-def _times(vector: Array | None, value: int) -> int | None:
-    return None if vector is None else int((vector == value).sum())

@@ -60,8 +60,26 @@ class Observed:
                           kvm_exit does not tell the vector
     wakeup_exits          VM-exits by vector 0xF1; null likewise
     wakeup_handler_calls  hits of a probe on pi_wakeup_handler; null: no such probe
+    unexplained_wakings   wakings of vCPUs in interrupts that nothing but 0xF1 explains;
+                          null: not all that may explain one was recorded
+    wakeup_irqs           interrupts 0xF1 that any of these shows, each once
+    woken_blocked         of the wakings: the vCPU was blocked, as it must be
+    woken_elsewhere       it was surely not: the timeline and 0xF1 disagree
+    on_read               probes read ON at the load that followed
+    on_missing            it was 0, though a post had set it
+    proved                windows of blocked vCPUs that probes prove a post by hardware
+                          into, under the captured policy
+    proved_seen           of them: a waking by 0xF1 was seen
     """
 
     notification_exits: int | None
     wakeup_exits: int | None
     wakeup_handler_calls: int | None
+    unexplained_wakings: int | None = None
+    wakeup_irqs: int = 0
+    woken_blocked: int = 0
+    woken_elsewhere: int = 0
+    on_read: int = 0
+    on_missing: int = 0
+    proved: int = 0
+    proved_seen: int = 0
