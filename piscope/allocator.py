@@ -14,6 +14,7 @@ __all__ = ("keep_freed_memory",)
 # /usr/include/malloc.h
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 _NEVER_BYTES = 1 << 30
 
 
@@ -30,3 +31,5 @@ def keep_freed_memory() -> None:
         return
     mallopt(_M_MMAP_THRESHOLD, _NEVER_BYTES)
     mallopt(_M_TRIM_THRESHOLD, _NEVER_BYTES)
+    # what one thread frees the others reuse
+    mallopt(_M_ARENA_MAX, 1)

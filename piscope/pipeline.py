@@ -6,6 +6,7 @@ sources -> events -> timeline -> (model) -> replay -> report
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from piscope.events.catalog import analysis_fields
@@ -76,6 +77,7 @@ def analyze(
     start_ns: int | None = None,
     end_ns: int | None = None,
     tsc_khz: int | None = None,
+    keep_events: bool = True,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Analysis:
     """Analyze one open trace.
@@ -84,8 +86,9 @@ def analyze(
     is what the replayed host and VM offer, `given` are posts that the user knows of
     besides those that the trace shows, `ignore` are patterns of events to treat
     as absent, `cpus`, `start_ns` and `end_ns` narrow what is read; `tsc_khz` is the
-    frequency of a raw x86-tsc clock; `progress` is told the name of each stage as it
-    begins.
+    frequency of a raw x86-tsc clock; without `keep_events` the analysis is good for a
+    summary, but not for the EVENTS table (tables.Events.keep_only); `progress` is told
+    the name of each stage as it begins.
 
     Raises UnanswerableError for a trace without vCPUs of an Intel host.
     """
@@ -104,24 +107,23 @@ def analyze(
     if given is not None:
         narrowed = start_ns is not None or end_ns is not None
         timeline = with_user_posts(timeline, events, given, narrowed=narrowed)
+    if not keep_events:
+        events.keep_only(*_READ_LATER)
     places = occupancy(events, timeline.vcpus, timeline.intervals, timeline.acts)
     posted = resolve_posted(posted, timeline.posts)
     stimuli = build_stimuli(timeline, events, posted)
     met = what_posts_met(timeline, stimuli, places)
-    results: dict[str, PolicyResult] = {}
-    walks: dict[str, Replayed] = {}
-    for name in policies:
+
+    def replayed(name: str) -> tuple[Replayed, PolicyResult]:
         progress(f"replay {name}")
-        walks[name] = replay(timeline, stimuli, POLICIES[name], platform, fastpath)
-        results[name] = _result(
-            POLICIES[name],
-            timeline,
-            stimuli,
-            walks[name],
-            places,
-            met,
-            posted != "none",
-        )
+        policy = POLICIES[name]
+        walked = replay(timeline, stimuli, policy, platform, fastpath)
+        what_if = posted != "none"
+        return walked, _result(policy, timeline, stimuli, walked, places, met, what_if)
+
+    # numpy does most of it without the interpreter's lock
+    with ThreadPoolExecutor(2) as both:
+        found = dict(zip(policies, both.map(replayed, policies), strict=True))
     return Analysis(
         events=events,
         timeline=timeline,
@@ -131,9 +133,13 @@ def analyze(
         posting_by_hardware=posting_by_hardware(timeline),
         observed=find_observed(events, timeline),
         captured=recognize_policy(timeline, _by_release(events.info.kernel_release)),
-        results=results,
-        walks=walks,
+        results={name: result for name, (_, result) in found.items()},
+        walks={name: walked for name, (walked, _) in found.items()},
     )
+
+
+# Events whose payloads the replay and a summary read.
+_READ_LATER = ("kvm_entry", "kvm_exit", "sched_switch", "irq_handler_entry")
 
 
 def _by_release(release: str | None) -> str | None:

@@ -34,6 +34,10 @@ __all__ = (
 )
 
 
+# NR_CPUS is smaller everywhere.
+_MOST_CPUS = 1 << 16
+
+
 @dataclass(slots=True)
 class Events:
     """All wanted events of a trace, by time, then pCPU, then order in its buffer.
@@ -48,6 +52,7 @@ class Events:
     info, losses, counts   as the source gave them
     markers  what was written to trace_marker for piscope, which is no event of the
              host: (ts_ns, text) each, in time order
+    kept     events whose payloads are still there; None: all
     """
 
     ts_ns: npt.NDArray[np.int64]
@@ -61,9 +66,36 @@ class Events:
     losses: list[Loss] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     markers: list[tuple[int, str]] = field(default_factory=list)
+    kept: frozenset[str] | None = None
 
     def __len__(self) -> int:
         return len(self.ts_ns)
+
+    @property
+    def cpus(self) -> list[int]:
+        """The pCPUs that traced an event, ascending."""
+        if not len(self):
+            return []
+        least, most = int(self.cpu.min()), int(self.cpu.max())
+        if least < 0 or most >= _MOST_CPUS:  # a damaged record
+            numbers: list[int] = np.unique(self.cpu).tolist()
+            return numbers
+        present = np.zeros(most + 1, np.bool_)
+        present[self.cpu] = True
+        found: list[int] = np.flatnonzero(present).tolist()
+        return found
+
+    def keep_only(self, *names: str) -> None:
+        """Let go of the rows and fields of all other events, to free their memory.
+
+        Whoever asks for them afterwards gets a LookupError, and no empty answer.
+        """
+        self.payload = {
+            index: payload
+            for index, payload in self.payload.items()
+            if self.names[index][1] in names
+        }
+        self.kept = frozenset(names)
 
     def has(self, name: str) -> bool:
         """Whether the trace holds at least one event of that name."""
@@ -111,6 +143,8 @@ class Events:
         return _in_row_order(payloads, parts)
 
     def _payloads(self, name: str) -> list[Payload]:
+        if self.kept is not None and name not in self.kept:
+            raise LookupError(f"the payloads of {name} were let go of")
         return [p for index, p in self.payload.items() if self.names[index][1] == name]
 
 

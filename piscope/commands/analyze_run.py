@@ -137,7 +137,14 @@ def analyze_all(
     failed = unknown = False
     for trace in traces:
         try:
-            summary, analysis = _analyzed(trace, request, selection, told, quiet=quiet)
+            summary, analysis = _analyzed(
+                trace,
+                request,
+                selection,
+                told,
+                quiet=quiet,
+                keep_events=html is not None or perfetto is not None,
+            )
             if html is not None:
                 with replacing(html) as file:
                     file.write(render_html(analysis, summary, selection).encode())
@@ -156,6 +163,7 @@ def analyze_all(
         summaries.append(summary)
         labels = {vcpu.label for vcpu in summary.vcpus}
         unknown |= timeline_unknown(analysis.timeline, labels)
+        del analysis  # not beside that of the next trace
     if form == "json":
         values = [as_json(summary) for summary in summaries]
         value = values if len(traces) > 1 else values[0]
@@ -189,9 +197,17 @@ def timeline_unknown(timeline: Timeline, labels: Collection[str]) -> bool:
 
 
 def _analyzed(
-    trace: str, request: Request, selection: Selection, told: Told, *, quiet: bool
+    trace: str,
+    request: Request,
+    selection: Selection,
+    told: Told,
+    *,
+    quiet: bool,
+    keep_events: bool,
 ) -> tuple[Summary, pipeline.Analysis]:
-    analysis, _ = analysis_of(trace, request, quiet=quiet, given=told.posts)
+    analysis, _ = analysis_of(
+        trace, request, quiet=quiet, given=told.posts, keep_events=keep_events
+    )
     summary = summarize(analysis, selection)
     answer(summary, analysis, told, selection)
     for name, text in (("from", request.start), ("to", request.end)):
@@ -214,10 +230,12 @@ def analysis_of(
     quiet: bool,
     whole: bool = False,
     given: UserPosts | None = None,
+    keep_events: bool = True,
 ) -> tuple[pipeline.Analysis, tuple[int | None, int | None]]:
     """One trace's analysis, and the instants of `start` and `end`; None: open.
 
     The events before and behind those instants are not read; with `whole` they are.
+    `keep_events` as for pipeline.analyze.
     """
     moments = [
         parse_moment(text) if text is not None else None
@@ -263,6 +281,7 @@ def analysis_of(
             start_ns=narrowed_ns[0],
             end_ns=narrowed_ns[1],
             tsc_khz=request.tsc_khz,
+            keep_events=keep_events,
             progress=progress.begin,
         )
     return analysis, (start_ns, end_ns)

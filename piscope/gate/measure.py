@@ -123,6 +123,7 @@ def _analyzed(path: str, options: Options, digest: str, size_bytes: int) -> Meas
                 policies=policies,
                 posted=options.posted,
                 ignore=options.ignore,
+                keep_events=False,
             )
         finally:
             source.close()

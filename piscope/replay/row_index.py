@@ -68,12 +68,32 @@ def index_rows(owner: Array, row: Array, rows: int) -> RowIndex:
     return RowIndex(owner[order].astype(np.int64) * span + row[order], span)
 
 
+# Places that are looked at together: what that takes stays in the cache.
+_AT_ONCE = 1 << 18
+
+
 def last_place(
     where: npt.NDArray[np.bool_], up_to: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """int64[m]: the last place up to each of `up_to` where `where` holds; -1: none."""
-    places = np.flatnonzero(where)
-    if not len(places):
-        return np.full(len(up_to), -1, np.int64)
-    found = np.searchsorted(places, up_to, side="right") - 1
-    return np.where(found >= 0, places[found], -1)
+    """int64[m]: the last place up to each of `up_to` where `where` holds; -1: none.
+
+    Raises ValueError unless `up_to` ascends.
+    """
+    if (up_to[1:] < up_to[:-1]).any():
+        raise ValueError("places are asked for out of order")
+    result = np.full(len(up_to), -1, np.int64)
+    last = -1
+    for begin in range(0, len(where), _AT_ONCE):
+        end = begin + _AT_ONCE
+        first_asked, end_asked = np.searchsorted(up_to, (begin, end))
+        if end >= len(where):
+            end_asked = len(up_to)
+        asked = up_to[first_asked:end_asked]
+        places = np.flatnonzero(where[begin:end])
+        places += begin
+        known = np.append(last, places)
+        result[first_asked:end_asked] = known[
+            np.searchsorted(places, asked, side="right")
+        ]
+        last = int(known[-1])
+    return result

@@ -166,10 +166,7 @@ def _cut(
     first_sets: npt.NDArray[np.uint16],
 ) -> _Blocks:
     """Where blocks begin, with the set known there: at runs, behind known letters."""
-    known = np.flatnonzero(automaton.constant[letters] >= 0)
-    targets = np.arange(_BLOCK, len(letters), _BLOCK)
-    places = np.searchsorted(known, targets)
-    cuts = np.unique(known[places[places < len(known)]]) + 1
+    cuts = _first_of_each_block((automaton.constant >= 0)[letters]) + 1
     # A run's start has the run's own initial set.
     cuts = cuts[(cuts < len(letters)) & ~np.isin(cuts, starts)]
     begins = np.concatenate([starts, cuts])
@@ -179,6 +176,18 @@ def _cut(
     order = np.argsort(begins, kind="stable")
     begins = begins[order]
     return _Blocks(begins, np.diff(begins, append=len(letters)), sets[order])
+
+
+def _first_of_each_block(known: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """The first place that is known in each block of letters but the first one."""
+    whole = len(known) // _BLOCK * _BLOCK
+    blocks = known[:whole].reshape(-1, _BLOCK)[1:]
+    first = blocks.argmax(axis=1)
+    some = np.flatnonzero(blocks[np.arange(len(blocks)), first])
+    places: npt.NDArray[np.int64] = (some + 1) * _BLOCK + first[some]
+    if whole and known[whole:].any():
+        places = np.append(places, whole + known[whole:].argmax())
+    return places
 
 
 def _walk_alone(

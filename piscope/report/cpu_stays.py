@@ -48,7 +48,7 @@ def cpu_stays(timeline: Timeline, events: Events) -> dict[int, CpuStays]:
     lost_times = LostTimes(events, *timeline.span_ns)
     nobody = np.empty(0, np.int32)
     never = np.empty(0, np.int64)
-    for number in np.unique(events.cpu).tolist():
+    for number in events.cpus:
         own = np.flatnonzero(cpu == number)
         if len(own):
             tid = np.append(before[own[0]], after[own])

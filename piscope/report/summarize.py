@@ -74,7 +74,7 @@ def _trace(analysis: Analyzed) -> TraceSummary:
         start_ns=begin_ns,
         end_ns=end_ns,
         duration_ns=end_ns - begin_ns,
-        cpus=sorted(int(c) for c in np.unique(events.cpu)),
+        cpus=events.cpus,
         host_cpus=info.host_cpus,
         vms=None if None in vms else len(vms),
         events=sum(events.counts.values()),

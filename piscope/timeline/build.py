@@ -67,11 +67,15 @@ def build_timeline(events: Events) -> Timeline:
         span_ns[1],
         userspace_visible or bool(used),
     )
+    del before
+    picked = _acts(lanes, act)
+    intervals = tile(vcpus, lanes, life, act, span_ns, userspace_visible)
+    del lanes, life, act
     return Timeline(
         vcpus=vcpus,
-        intervals=tile(vcpus, lanes, life, act, span_ns, userspace_visible),
+        intervals=intervals,
         windows=windows,
-        acts=_acts(lanes, act),
+        acts=picked,
         posts=find_posts(events, vcpus, windows, used),
         span_ns=span_ns,
         probes=tuple(p.event for p in used),

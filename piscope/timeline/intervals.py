@@ -11,6 +11,8 @@ on, which changes no outcome: an IRQ latched there fires when they go on.
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import numpy.typing as npt
 
@@ -52,6 +54,11 @@ _ON_CPU = np.array(
 )
 
 
+# Lanes that are tiled together have no more marks than this, if several are: what it
+# takes besides the result is bounded so for traces of many vCPUs.
+_MARKS_AT_ONCE = 1 << 20
+
+
 def tile(
     vcpus: Vcpus,
     lanes: Lanes,
@@ -67,6 +74,54 @@ def tile(
     (neither kvm_fpu nor kvm_userspace_exit) a stretch in KVM may hide a visit to
     userspace, and is not certain unless its exit reason never leads there.
     """
+    if not len(vcpus):
+        return _tile(0, lanes, life, act, span_ns, userspace_visible)
+    parts = []
+    n = len(lanes.mark)
+    bounds = np.append(lanes.starts, n).tolist()
+    first = 0
+    while first < len(vcpus):
+        last = first + 1
+        while last < len(vcpus) and bounds[last + 1] - bounds[first] <= _MARKS_AT_ONCE:
+            last += 1
+        here = slice(bounds[first], bounds[last])
+        own = _lanes_between(lanes, first, last, here)
+        part = _tile(
+            last - first, own, life[here], act[here], span_ns, userspace_visible
+        )
+        part.vcpu += np.int32(first)
+        parts.append(part)
+        first = last
+    return _joined(parts)
+
+
+def _lanes_between(lanes: Lanes, first: int, last: int, here: slice) -> Lanes:
+    """The lanes from `first` to before `last`, whose marks are those of `here`."""
+    columns = {f.name: getattr(lanes, f.name)[here] for f in fields(lanes)}
+    columns["lane"] = columns["lane"] - np.int32(first)
+    columns["starts"] = lanes.starts[first:last] - here.start
+    return Lanes(**columns)
+
+
+def _joined(parts: list[Intervals]) -> Intervals:
+    """One table of all; the parts are used up."""
+    columns = {}
+    for f in fields(Intervals):
+        values = [getattr(part, f.name) for part in parts]
+        for part in parts:
+            delattr(part, f.name)
+        columns[f.name] = np.concatenate(values) if len(values) != 1 else values[0]
+    return Intervals(**columns)
+
+
+def _tile(
+    vcpus: int,
+    lanes: Lanes,
+    life: npt.NDArray[np.uint8],
+    act: npt.NDArray[np.uint8],
+    span_ns: tuple[int, int],
+    userspace_visible: bool,
+) -> Intervals:
     begin_ns, finish_ns = span_ns
     n = len(lanes.mark)
     kind = _KIND_OF[life]
@@ -89,11 +144,11 @@ def tile(
     lengths = np.diff(np.append(lanes.starts, n))
     from_guest = lengths > 0
     from_guest[from_guest] = _IS_EXIT[lanes.mark[lanes.starts[from_guest]]]
-    head_cpu = np.full(len(vcpus), -1, np.int32)
+    head_cpu = np.full(vcpus, -1, np.int32)
     head_cpu[from_guest] = lanes.cpu[lanes.starts[from_guest]]
     at = np.searchsorted(picked, lanes.starts)
     mark = np.insert(picked, at, _HEAD)
-    heads = at + np.arange(len(vcpus))
+    heads = at + np.arange(vcpus)
     del picked
 
     def of_marks(values: Array, head: Array | int) -> Array:
@@ -126,7 +181,7 @@ def tile(
     start_ns[second] = end_ns[second - 1]
     heads = np.flatnonzero(np.repeat(mark == _HEAD, times))
     mark = np.repeat(mark, times)
-    left = np.flatnonzero(times[at + np.arange(len(vcpus))])
+    left = np.flatnonzero(times[at + np.arange(vcpus)])
     return Intervals(
         vcpu=of_marks(lanes.lane, left),
         kind=kind,

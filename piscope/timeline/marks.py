@@ -8,6 +8,7 @@ whether a switch-out belongs to a halt shows only when kvm_vcpu_wakeup ends it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -169,20 +170,35 @@ def _between(
     other = np.flatnonzero(is_other)
     del is_other
     other_lane = vcpus.of_tid(events.tid[other])
-    order = np.argsort(other_lane.astype(np.uint16), kind="stable")
-    other, other_lane = other[order], other_lane[order]
-    span = len(events) + 1
-    at = np.searchsorted(
-        lane.astype(np.int64) * span + row, other_lane.astype(np.int64) * span + other
-    )
-    # how many of the others, lane after lane, come before each mark and its next one
-    first = np.cumsum(np.bincount(at, minlength=n + 1)[:n])
-    del at
-    last = np.append(first[1:], len(other)) if n else first
-    lane_ends = np.append(lane[1:] != lane[:-1], True) if n else np.empty(0, np.bool_)
-    last[lane_ends] = np.searchsorted(other_lane, lane[lane_ends], side="right")
+    narrow = np.uint16 if len(vcpus) <= 1 << 16 else np.uint32
+    if len(vcpus) > 1:
+        other = other[np.argsort(other_lane.astype(narrow), kind="stable")]
+    counts = np.bincount(other_lane, minlength=len(vcpus))
+    del other_lane
+    quiet = np.empty(n, np.bool_)
     off_until_ns = events.ts_ns[row]
+    starts = np.searchsorted(lane, np.arange(len(vcpus) + 1)).tolist()
+    other_ends = np.cumsum(counts).tolist()
+    for vcpu, (first, last) in enumerate(pairwise(starts)):
+        own = other[other_ends[vcpu] - counts[vcpu] : other_ends[vcpu]]
+        here = slice(first, last)
+        quiet[here] = _in_one_lane(
+            events, row[here], own, reason[here], off_until_ns[here]
+        )
+    return quiet, off_until_ns
+
+
+def _in_one_lane(
+    events: Events, row: Array, other: Array, reason: Array, off_until_ns: Array
+) -> npt.NDArray[np.bool_]:
+    """`quiet` of one lane, from its marks' rows and the thread's other ones.
+
+    Sets `off_until_ns`, which holds the marks' own instants, where more is proven.
+    """
+    first = np.searchsorted(other, row)
+    last = np.append(first[1:], len(other)) if len(row) else first
     some = np.flatnonzero(last > first)
+    quiet: npt.NDArray[np.bool_] = last == first
     if len(some) and events.info.events_flags:
         flags = events.flags[other]
         on = ((flags & _IRQS_OFF) == 0) | ((flags & _SOFTIRQ) != 0)
@@ -196,7 +212,7 @@ def _between(
         proven = end > first[some]
         some, end = some[proven], end[proven]
         off_until_ns[some] = events.ts_ns[other[end - 1]]
-    return last == first, off_until_ns
+    return quiet
 
 
 def _next_true(values: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
