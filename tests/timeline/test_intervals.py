@@ -10,6 +10,9 @@ from timeline.streams import scenes
 from timeline.tiling import assert_tiled, assert_windows_fit
 
 from piscope.tables import Kind
+from piscope.timeline.intervals import tile
+from piscope.timeline.marks import build_lanes
+from piscope.timeline.vcpus import find_vcpus
 
 
 @settings(max_examples=300, deadline=None)
@@ -93,3 +96,14 @@ def test_the_pcpu_of_an_interval() -> None:
     where = {Kind(k).label: c for k, c in zip(i.kind, i.cpu, strict=True)}
     assert where["preempted"] == -1
     assert where["guest"] == 5
+
+
+def test_no_vcpu_has_no_interval() -> None:
+    scene = Scene()
+    scene.tick()
+    events = scene.events()
+    vcpus = find_vcpus(events)
+    assert not len(vcpus)
+    lanes = build_lanes(events, vcpus, [], [])
+    nothing = np.empty(0, np.uint8)
+    assert not len(tile(vcpus, lanes, nothing, nothing, (0, 1), True))
