@@ -29,6 +29,7 @@ SHARED = {
     "piscope.events.vmx_exits",  # numbers and names of the kernel, nothing else
     "piscope.observed",
     "piscope.origins",
+    "piscope.events_table",
     "piscope.outcomes",
     "piscope.posted",
     "piscope.schema",
