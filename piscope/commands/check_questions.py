@@ -16,6 +16,7 @@ from piscope.events.catalog import CATALOG, PROBES, QUESTIONS, Question
 from piscope.sources.raw import Loss, TraceInfo
 
 __all__ = (
+    "INTERRUPTS_COMMANDS",
     "PROBE_COMMANDS",
     "Answer",
     "blockers",
@@ -43,6 +44,26 @@ PROBE_COMMANDS = (
 """What to do on the host before a recording with `-e pi`, to read descriptors.
 
 vmx_vcpu_pi_load and vmx_vcpu_pi_put exist by name since 5.10.
+"""
+
+
+INTERRUPTS_COMMANDS = (
+    "interrupts() { awk '",
+    "    NR == 1 { n = split($0, cpu) }",
+    "    /^ *(PIN|NPI|PIW):/ {",
+    '        line = ""',
+    "        for (i = 1; i <= n; i++) {",
+    '            line = line " " substr(cpu[i], 4) "=" $(i + 1)',
+    "            if (i % 32 == 0 || i == n) {",
+    '                print "piscope-interrupts", substr($1, 1, 3) line',
+    '                fflush(); line = ""',
+    "            }",
+    "        }",
+    "    }' ${1:-/proc/interrupts} > ${2:-/sys/kernel/tracing/trace_marker}; }",
+)
+"""A shell function that writes the counters of notifications into the trace.
+
+A marker holds at most 1,024 bytes, so that 32 pCPUs go into one.
 """
 
 

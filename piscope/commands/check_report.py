@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from piscope.commands.check_questions import (
+    INTERRUPTS_COMMANDS,
     PROBE_COMMANDS,
     Answer,
     blockers,
@@ -98,6 +99,7 @@ def as_json(check: Check) -> dict[str, Any]:
             "trace_cmd": shlex.join(trace_cmd_command(worth_recording())),
             "perf": shlex.join(perf_command(worth_recording())),
             "probes": list(PROBE_COMMANDS),
+            "interrupts": list(INTERRUPTS_COMMANDS),
         },
     }
 
@@ -130,6 +132,16 @@ def as_lines(check: Check) -> Iterator[str]:
         yield "and for the descriptor, before that, and with one more `-e pi`,"
         yield ""
         yield from (f"    {line}" for line in PROBE_COMMANDS)
+    yield ""
+    yield "For `piscope analyze` to compare with what the kernel counted (PIN and PIW"
+    yield "of /proc/interrupts), write that into the trace, first and last: in bash,"
+    yield "and with trace-cmd"
+    yield ""
+    yield from (f"    {line}" for line in INTERRUPTS_COMMANDS)
+    yield "    export -f interrupts"
+    yield "    trace-cmd record ... bash -c 'interrupts; sleep 10; interrupts'"
+    yield ""
+    yield "With perf, copy /proc/interrupts before and after, for --interrupts."
 
 
 def _facts(check: Check) -> Iterator[tuple[str, list[str]]]:

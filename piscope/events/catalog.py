@@ -184,4 +184,5 @@ def analysis_fields() -> dict[str, tuple[str, ...] | None]:
     wanted: dict[str, tuple[str, ...] | None] = {t.key: t.fields for t in CATALOG}
     wanted.update(dict.fromkeys(PROBES))
     wanted["ftrace:function"] = ("ip", "parent_ip")
+    wanted["ftrace:print"] = ("buf",)  # trace_marker: piscope.events.markers
     return wanted

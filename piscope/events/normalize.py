@@ -13,6 +13,7 @@ import numpy as np
 
 from piscope.events.ahead import ahead
 from piscope.events.gather import Gathered
+from piscope.events.markers import Markers
 from piscope.events.merge import merged
 from piscope.sources.raw import Array, Source, Wanted
 from piscope.tables import Events
@@ -30,8 +31,9 @@ def collect(source: Source, wanted: Wanted, tsc_khz: int | None = None) -> Event
     already is left alone.
     """
     gathered = Gathered()
+    markers = Markers(source)
     for chunk in ahead(merged(source, wanted)):
-        gathered.extend(chunk)
+        gathered.extend(markers.without(chunk))
     whole = gathered.whole()
     events = Events(
         ts_ns=whole.ts_ns,
@@ -44,6 +46,7 @@ def collect(source: Source, wanted: Wanted, tsc_khz: int | None = None) -> Event
         info=source.info,
         losses=list(source.losses),
         counts=dict(source.counts),
+        markers=markers.found,
     )
     if tsc_khz is not None and events.info.ts_unit == "cycles":
         events.ts_ns = cycles_to_ns(events.ts_ns, tsc_khz)
@@ -54,6 +57,10 @@ def collect(source: Source, wanted: Wanted, tsc_khz: int | None = None) -> Event
                 end_ns=_instant(loss.end_ns, tsc_khz),
             )
             for loss in events.losses
+        ]
+        events.markers = [
+            (int(cycles_to_ns(np.array(at), tsc_khz)), text)
+            for at, text in events.markers
         ]
         events.info = replace(events.info, ts_unit="ns")
     return events

@@ -193,10 +193,12 @@ def _fit(
         high = _crossing(likelihood, rates[last + 1], max(high, rate), bar)
     else:
         high = np.inf
-        rate = rate if best < len(rates) - 1 else np.inf
+        # as likely at the end as anywhere: any that is great enough
+        rate = np.inf if found[-1] >= top - _FLAT else rate
     return rate, low, high
 
 
+_FLAT = 1e-6
 _ROUNDS = 40
 _CLOSE = 1e-3
 

@@ -315,7 +315,10 @@ class Decoder:
         if field.kind == "chars":
             return _chars(data, at, field.size), None
         if field.kind == "array":
-            return _objects(data, at, np.full(len(at), field.size), text=False), None
+            # T[] without a size, at the end of its record, has what is left of it
+            rest = field.size == 0
+            size = room - field.offset if rest else np.full(len(at), field.size)
+            return _objects(data, at, size, text=rest and _is_text(field)), None
         place = self.integers(data, at, 4).astype(np.int64)
         length, offset = place >> 16, place & 0xFFFF
         if field.kind == "relative":
