@@ -69,6 +69,7 @@ class Chart:
     legend  the series with their colors; empty: there is but one
     figure  {"data": [...], "layout": {...}}
     grid    the numbers; None: another table of the section has them
+    strokes of the series that are lines, as CSS calls them; empty: they are bars
     """
 
     name: str
@@ -77,6 +78,7 @@ class Chart:
     legend: tuple[tuple[str, str], ...]
     figure: dict[str, Any]
     grid: Grid | None
+    strokes: tuple[str, ...] = ()
 
     @property
     def ranges(self) -> bool:

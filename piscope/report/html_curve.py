@@ -14,7 +14,8 @@ from piscope.report.html_charts import COLORS, Chart, pointer, resolve
 __all__ = ("curve_chart",)
 
 _HEIGHT_PX = 340
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+_DASHES = {"solid": "solid", "dash": "dashed", "dot": "dotted"}
+"""Of lines: as plotly.js calls them, and as CSS does."""
 
 
 def curve_chart(document: Mapping[str, Any]) -> Chart | None:
@@ -38,11 +39,16 @@ def curve_chart(document: Mapping[str, Any]) -> Chart | None:
         legend=tuple((name, _color(i)) for i, (name, _) in enumerate(named)),
         figure={"data": data, "layout": _layout()},
         grid=None,
+        strokes=tuple(_DASHES[_dash(i)] for i in range(len(named))),
     )
 
 
 def _color(index: int) -> str:
     return COLORS[index % len(COLORS)]
+
+
+def _dash(index: int) -> str:
+    return list(_DASHES)[index % len(_DASHES)]
 
 
 def _line(
@@ -67,7 +73,7 @@ def _line(
                 "line": {
                     "color": _color(index),
                     "width": 2,
-                    "dash": _DASHES[index % len(_DASHES)],
+                    "dash": _dash(index),
                 },
                 "hovertext": [
                     escape(f"{name}, {x:,.4g} posts a second: {y:,.1f}")

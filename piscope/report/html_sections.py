@@ -18,6 +18,7 @@ from piscope.report.render_layout import (
     Grid,
     Heading,
     Note,
+    Picture,
     Remarks,
     Sheet,
     as_text,
@@ -113,6 +114,9 @@ def page_sections(
         if name == "removed" and section.charts:
             # its lists of groups are the charts' tables
             section.parts = [p for p in section.parts if p["kind"] != "facts"]
+        if section.charts:
+            # there is a better picture than one of letters
+            section.parts = [p for p in section.parts if p["kind"] != "picture"]
         if section.parts or section.charts:
             made.append(section)
     if timeline:
@@ -159,6 +163,8 @@ def _part(shape: RenderableType) -> Iterator[dict[str, Any]]:
             yield {"kind": "facts", "rows": list(_labeled(rows))}
         case Remarks(texts):
             yield {"kind": "remarks", "texts": [printable(text) for text in texts]}
+        case Picture(lines):
+            yield {"kind": "picture", "text": "\n".join(map(printable, lines))}
         case Sheet(grid):
             yield {"kind": "grid", "grid": grid_values(grid)}
         case _:

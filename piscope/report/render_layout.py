@@ -24,6 +24,7 @@ __all__ = (
     "Grid",
     "Heading",
     "Note",
+    "Picture",
     "Remarks",
     "Sheet",
     "as_text",
@@ -63,6 +64,20 @@ class Note:
         from rich.text import Text
 
         text = Text(printable(self.text), style=self.style)
+        return Padding(text, (0, 0, 0, INDENT))
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Lines that are drawn with letters, and so stay as they are."""
+
+    lines: tuple[str, ...]
+
+    def __rich__(self) -> RenderableType:
+        from rich.padding import Padding
+        from rich.text import Text
+
+        text = Text("\n".join(map(printable, self.lines)), no_wrap=True)
         return Padding(text, (0, 0, 0, INDENT))
 
 

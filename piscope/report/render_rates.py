@@ -16,7 +16,15 @@ from piscope.report.rates_report import (
     RatePolicy,
     Rates,
 )
-from piscope.report.render_layout import Grid, Note, facts, heading, note, remarks
+from piscope.report.render_layout import (
+    Grid,
+    Note,
+    Picture,
+    facts,
+    heading,
+    note,
+    remarks,
+)
 from piscope.report.summary import Summary
 
 if TYPE_CHECKING:
@@ -160,8 +168,7 @@ def _plot(curve: RateCurve, width: int) -> Iterator[RenderableType]:
     legend = "  ".join(f"{mark} {name}" for mark, name in marks)
     rows.append(f"{'':>{label}}  {legend}  = both")
     yield Note("")
-    for text in rows:
-        yield Note(text)
+    yield Picture(tuple(rows))
 
 
 def _between(xs: Sequence[float], ys: Sequence[float], x: float) -> float:

@@ -302,6 +302,22 @@ def test_few_bytes_hold_columns_and_say_so(
     )
 
 
+def test_a_curve_is_drawn(chrome: Browser, tmp_path: Path) -> None:
+    from piscope.commands.analyze import analyze
+
+    path = tmp_path / "page.html"
+    words = ["--rate-curve", "1:100k", "--html", str(path), str(SAMPLES / SLOW)]
+    with analyze.make_context("piscope analyze", words) as context:
+        assert analyze.invoke(context) == 0
+    assert chrome.open(path) == "drawn"
+    assert chrome.messages() == []
+    lines = chrome.run(
+        "return [...document.querySelectorAll('#chart-rate-curve .js-line')]"
+        "  .map((line) => line.getBoundingClientRect().width)"
+    )
+    assert len(lines) >= 3 and min(lines) > 200
+
+
 def luminance(color: str) -> float:
     parts = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
     linear = [

@@ -11,6 +11,7 @@ from report.page_reading import Page
 
 from piscope.commands.analyze import analyze
 from piscope.errors import UsageError
+from piscope.report.html_charts import resolve
 
 
 def run(*arguments: object) -> int:
@@ -64,3 +65,21 @@ def test_a_place_that_cannot_be_written_is_named(sample: Path, tmp_path: Path) -
     with pytest.raises(UsageError, match="nowhere"):
         run("--html", tmp_path / "nowhere" / "page.html", sample)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_curve_that_was_asked_for_is_drawn(sample: Path, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    run("--rate-curve", "1:100k", "--html", path, sample)
+    page = Page(path.read_text("utf-8"))
+    (curve,) = [
+        chart
+        for chart in page.values("piscope-charts")
+        if chart["name"] == "rate-curve"
+    ]
+    document = page.values("piscope-json")
+    assert len(curve["figure"]["data"]) >= 3
+    for line in curve["figure"]["data"]:
+        assert line["x"] == resolve(document, line["meta"]["x"])
+        assert line["y"] == resolve(document, line["meta"]["y"])
+        assert max(line["y"]) > 0
+    assert not page.all("pre"), "the picture of letters is for terminals"
