@@ -62,7 +62,6 @@ KINDS = (
 @click.option(
     "--nth",
     type=click.IntRange(min=1),
-    default=1,
     metavar="N",
     help="The N-th of --hit, by time; those that only may be one come last."
     "  [default: 1]",
@@ -91,7 +90,7 @@ def explain(
     instant: str | None,
     finding: int | None,
     hit: str | None,
-    nth: int,
+    nth: int | None,
     policies: tuple[str, ...],
     posted: str,
     ignore: tuple[str, ...],

@@ -43,6 +43,7 @@ class Request:
 
     One of instant, finding and hit is given; the others are None.
 
+    nth       of --hit, from 1; None: the first
     vms       a list such as `0-3,5`; None: all
     vcpus     labels, vcpu_ids, `tid:N`; empty: all
     policies  names; empty: the default two
@@ -54,7 +55,7 @@ class Request:
     instant: str | None = None
     finding: int | None = None
     hit: str | None = None
-    nth: int = 1
+    nth: int | None = None
     vms: str | None = None
     vcpus: tuple[str, ...] = ()
     policies: tuple[str, ...] = ()
@@ -125,6 +126,8 @@ def _checked(request: Request) -> Moment | None:
         )
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)}: only one of them")
+    if request.nth is not None and request.hit is None:
+        raise UsageError(f"--nth is for --hit, not for {given[0]}")
     if request.finding is not None and (request.vcpus or request.vms is not None):
         raise UsageError("--finding names one row: give no --vcpu or --vm with it")
     return parse_moment(request.instant) if request.instant is not None else None
@@ -156,7 +159,9 @@ def _account(
             picked = by_row(analysis, request.finding, policy)
         elif request.hit is not None:
             policy = request.replayed[0]
-            picked = nth_of_kind(analysis, request.hit, request.nth, policy, chosen)
+            picked = nth_of_kind(
+                analysis, request.hit, request.nth or 1, policy, chosen
+            )
         else:
             assert ts_ns is not None
             assert request.instant is not None

@@ -13,6 +13,7 @@ Abramowitz and Stegun 26.5.8.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 __all__ = (
@@ -124,8 +125,7 @@ def greatest_ratio(
     return 1 / least if least else math.inf
 
 
-def _where(rising: object, value: float) -> float:
-    assert callable(rising)
+def _where(rising: Callable[[float], float], value: float) -> float:
     low, high = 0.0, 1.0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from piscope.explain.account import Deciding, RuleLine, Step
 from piscope.explain.steps import Walked, is_load, is_put
@@ -120,8 +120,7 @@ def _on(
     return Deciding(policy, f"the post meets {met}: ON was set before", None), []
 
 
-def _last(walked: Walked, at: int, wanted: object) -> int | None:
-    assert callable(wanted)
+def _last(walked: Walked, at: int, wanted: Callable[[int], bool]) -> int | None:
     for i in range(at - 1, max(walked.first, at - _FAR) - 1, -1):
         if wanted(int(walked.replayed.letters[i])):
             return i

@@ -15,7 +15,7 @@ from piscope.events.vmx_exits import BASIC_REASON_MASK, VmxExit
 from piscope.explain.account import Change, Descriptor, State, Step
 from piscope.explain.words import LETTER_WORDS, effect_words
 from piscope.model.descriptor import POSTED_INTR_VECTOR, POSTED_INTR_WAKEUP_VECTOR
-from piscope.model.letters import MAYBE, Folded, Letter, moves_ndst
+from piscope.model.letters import Folded, Letter, moves_ndst
 from piscope.pipeline import Analysis
 from piscope.replay.findings import Replayed
 from piscope.report.render_words import REASON_WORDS
@@ -284,6 +284,3 @@ class _Memory:
         } or {True}
         kept = self._ndst if False in moves else []
         self._ndst = sorted({*kept, *([cpu] if True in moves else [])})
-
-
-assert set(MAYBE) <= set(Letter)

@@ -6,7 +6,7 @@ A test holds each table to the enum that it spells out. The rows are those of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from piscope.explain.account import Descriptor
 from piscope.model.letters import Letter, Outcome
@@ -121,9 +121,9 @@ def hit_text(hits: Sequence[Hit], cpu: int | None, victim: str | None) -> str:
     )
 
 
-def either(texts: object) -> str:
+def either(texts: Iterable[str]) -> str:
     """Several that are possible: `a, or b`."""
-    return ", or ".join(dict.fromkeys(texts))  # type: ignore[call-overload]
+    return ", or ".join(dict.fromkeys(texts))
 
 
 def effect_words(outcome: Outcome, ndst: Sequence[int]) -> str:

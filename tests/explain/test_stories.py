@@ -218,6 +218,7 @@ def test_events_are_in_order_with_the_steps_that_rest_on_them(run: Run) -> None:
         (("--hit", "unloaded", "--nth", "244"), "only 243 may be unloaded"),
         (("--hit", "host", "--vcpu", "7"), "--vcpu 7: this trace has vm0/vcpu0"),
         (("--finding", "1", "--vcpu", "0"), "--finding names one row"),
+        (("--at", "45%", "--nth", "2"), "--nth is for --hit, not for --at"),
     ],
 )
 def test_what_there_is_not_is_one_line(
