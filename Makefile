@@ -13,7 +13,7 @@ SECONDS ?= 5
 OUT     ?= host.trace.dat
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install tools test lint types bench check sample agreement readme clean
+.PHONY: help demo install tools test lint types bench check sample agreement rates readme clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ check: lint types test ## Everything that must hold before a commit.
 
 agreement: $(STAMP) ## Compare inferred loads and puts with probes, for each sample.
 	$(BIN)/piscope agreement sample_traces/proof/*.trace.dat sample_traces/vmx-*.trace.dat
+
+rates: $(STAMP) ## Measure how well posts at a rate are told: simulations, real kernels.
+	$(BIN)/python -m benchmarks.rates
 
 readme: $(STAMP) ## Write the generated parts of README.md anew.
 	$(BIN)/python tests/readme_blocks.py

@@ -38,6 +38,8 @@ _LEAST_HZ, _MOST_HZ = 1e-2, 1e7
 _STEPS = 10  # a factor of 10
 # Above this variance a normal distribution is as good as the saddlepoint.
 _NORMAL = 400.0
+# So many standard deviations off, all that matters is that it is unlikely.
+_FAR = 12.0
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -199,6 +201,7 @@ def _fit(
 
 
 _FLAT = 1e-6
+_EXACT = 1e-9
 _ROUNDS = 40
 _CLOSE = 1e-3
 
@@ -249,7 +252,9 @@ def log_likelihood(number: Chances, counted: int) -> float:
     if poisson <= 0 and left == len(rest):
         return float(np.log(rest).sum())
     mean, variance = rest.sum() + poisson, (rest * (1 - rest)).sum() + poisson
-    if variance > _NORMAL:
+    far = (left - mean) ** 2 > _FAR**2 * variance
+    if far or variance > _NORMAL:
+        variance = max(variance, 1e-12)
         return float(-((left - mean) ** 2) / (2 * variance) - _spread(variance))
     tilt = _tilt(rest, poisson, left)
     odds = rest * np.exp(tilt)
@@ -264,11 +269,19 @@ def _spread(variance: float) -> float:
 
 
 def _tilt(p: Floats, poisson: float, wanted: int) -> float:
-    """The t at which the tilted mean is `wanted`: it rises with t, so bisection."""
+    """The t at which the tilted mean is `wanted`, with which it rises: by Newton."""
     low, high = -60.0, 60.0
-    for _ in range(60):
-        t = (low + high) / 2
+    t = float(np.clip(np.log(wanted / (p.sum() + poisson)), -30, 30))
+    for _ in range(_ROUNDS):
         odds = p * np.exp(t)
-        mean = (odds / (1 - p + odds)).sum() + poisson * np.exp(t)
-        low, high = (t, high) if mean < wanted else (low, t)
-    return (low + high) / 2
+        tilted = odds / (1 - p + odds)
+        rest = poisson * np.exp(t)
+        over = float(tilted.sum() + rest) - wanted
+        if abs(over) <= _EXACT * wanted:
+            break
+        low, high = (t, high) if over < 0 else (low, t)
+        slope = float((tilted * (1 - tilted)).sum() + rest)
+        t = t - over / slope if slope > 0 else high
+        if not low < t < high:
+            t = (low + high) / 2
+    return t

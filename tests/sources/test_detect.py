@@ -148,7 +148,10 @@ def test_a_cut_wrapper_gives_what_can_be_had(wrapper: str, tmp_path: Path) -> No
         (b"./file".ljust(257, b"\0") + b"ustar\x0000", "a tar archive"),
         (b"\x01\x02\x03\x00\x04", "binary data that begin with 01 02 03 00 04"),
         # a fixed time: the test's name is made of these bytes, the same in each worker
-        (gzip.compress(b"PAR1" + bytes(99), mtime=0), "compressed data of a Parquet file"),
+        (
+            gzip.compress(b"PAR1" + bytes(99), mtime=0),
+            "compressed data of a Parquet file",
+        ),
     ],
 )
 def test_foreign_files_are_named(data: bytes, looks_like: str, tmp_path: Path) -> None:
