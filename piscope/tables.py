@@ -157,7 +157,8 @@ class Windows:
     load_cpu   int32[n]  then -1
     end_row    int64[n]  where the window ends: load_row, or the row from which on
                          nothing is known, or the number of rows
-    certain    bool[n]   the put is at its place, and its reason is the right one
+    certain    bool[n]   the put is at its place, and its reason is the right one, or
+                         unknown but neither a preemption nor a halt
     probed     bool[n]   probes read the descriptor at both ends; then
     on_put     int8[n]   ON at the end of the put (-1: not read)
     on_before  int8[n]   ON when the put began (-1: not read)

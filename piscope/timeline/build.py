@@ -8,6 +8,7 @@ import numpy.typing as npt
 from piscope.errors import UnanswerableError
 from piscope.tables import Acts, Events, Timeline
 from piscope.timeline.intervals import tile
+from piscope.timeline.lanes import Lanes
 from piscope.timeline.lifecycle import Act, Mark, tables, walk
 from piscope.timeline.losses import (
     blind_rows,
@@ -15,7 +16,7 @@ from piscope.timeline.losses import (
     loss_gaps,
     unplaced_losses,
 )
-from piscope.timeline.marks import Lanes, build_lanes
+from piscope.timeline.marks import build_lanes
 from piscope.timeline.posts import find_posts
 from piscope.timeline.probes import find_probes
 from piscope.timeline.vcpus import find_vcpus
@@ -53,7 +54,7 @@ def build_timeline(events: Events) -> Timeline:
     before = walk(lanes.mark, lanes.starts, after)
     life = after[before, lanes.mark]
     act = acts[before, lanes.mark]
-    act[lanes.unsure_sleep] |= np.uint8(Act.UNSURE)
+    act[lanes.unsure] |= np.uint8(Act.UNSURE)
     unplaced = unplaced_losses(events)
     if unplaced is None:
         act = act | np.uint8(Act.UNSURE)
@@ -67,6 +68,8 @@ def build_timeline(events: Events) -> Timeline:
         span_ns[1],
         userspace_visible or bool(used),
     )
+    if unplaced is None:  # even what probes read: a load and a put may be missing
+        windows.certain[:] = False
     del before
     picked = _acts(lanes, act)
     intervals = tile(vcpus, lanes, life, act, span_ns, userspace_visible)

@@ -22,10 +22,11 @@ import numpy.typing as npt
 from piscope.errors import UnanswerableError
 from piscope.sources.raw import Array, Payload
 from piscope.tables import Events, Intervals, Vcpus
+from piscope.timeline.halts import EXIT_REASON_HLT
 from piscope.timeline.intervals import tile
 from piscope.timeline.lifecycle import Act, tables, walk
 from piscope.timeline.losses import Gap, loss_gaps, unplaced_losses
-from piscope.timeline.marks import EXIT_REASON_HLT, build_lanes
+from piscope.timeline.marks import build_lanes
 from piscope.timeline.probes import find_probes
 from piscope.timeline.vcpus import find_vcpus
 
@@ -312,6 +313,6 @@ def _intervals(
     after, acts = tables(bool(used))
     before = walk(lanes.mark, lanes.starts, after)
     act = acts[before, lanes.mark]
-    act[lanes.unsure_sleep] |= np.uint8(Act.UNSURE)
+    act[lanes.unsure] |= np.uint8(Act.UNSURE)
     life = after[before, lanes.mark]
     return tile(vcpus, lanes, life, act, span_ns, userspace_visible)

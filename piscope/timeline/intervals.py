@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from piscope.sources.raw import Array
 from piscope.tables import Intervals, Kind, Vcpus
+from piscope.timeline.lanes import Lanes
 from piscope.timeline.lifecycle import Act, Life, Mark
-from piscope.timeline.marks import Lanes
 
 __all__ = ("tile",)
 
@@ -126,7 +126,7 @@ def _tile(
     n = len(lanes.mark)
     kind = _KIND_OF[life]
     cpu = np.where(_ON_CPU[life], lanes.cpu, np.int32(-1))
-    certain = (act & Act.UNSURE) == 0
+    certain = ((act & Act.UNSURE) == 0)[_deciding(lanes, life)]
     reason = _carried_reason(lanes, kind)
     if not userspace_visible:
         certain &= ~((kind == Kind.HOST) & ~np.isin(reason, _NEVER_TO_USERSPACE))
@@ -206,14 +206,37 @@ _IS_EXIT[[Mark.EXIT, Mark.EXIT_HALT]] = True
 _NEVER_TO_USERSPACE = (1, 7, 10, 12, 52, 54, 62)
 
 
+_TELLS_NO_MORE = np.zeros(len(Mark), np.bool_)
+_TELLS_NO_MORE[[Mark.PI_PUT, Mark.IN_KVM]] = True
+
+
+def _deciding(lanes: Lanes, life: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """The mark that each mark's state rests on: itself, unless it changed nothing.
+
+    pi_put follows a switch-out; the switch told where the thread went. What was open
+    of a preemption is its put's reason, which is the window's.
+    """
+    same = np.zeros(len(life), np.bool_)
+    same[1:] = (life[1:] == life[:-1]) & (lanes.lane[1:] == lanes.lane[:-1])
+    same &= _TELLS_NO_MORE[lanes.mark]
+    same &= (life != Life.PREEMPTED) & (life != Life.PREEMPTED_HALT)
+    result: npt.NDArray[np.int64] = np.maximum.accumulate(
+        np.where(same, 0, np.arange(len(life)))
+    )
+    return result
+
+
 _AFTER_EXIT = np.zeros(len(Kind), np.bool_)
 _AFTER_EXIT[[Kind.HOST, Kind.POLL, Kind.PREEMPTED, Kind.ASLEEP, Kind.BLOCKED]] = True
 
 
 def _carried_reason(lanes: Lanes, kind: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
-    """The reason of the last VM-exit, over all that follows it in KVM."""
+    """The reason of the last VM-exit, over all that follows it in KVM.
+
+    Behind a loss another exit may have been the last.
+    """
     reason = np.full(len(lanes.mark), -1, np.int32)
-    is_exit = _IS_EXIT[lanes.mark]
+    is_exit = _IS_EXIT[lanes.mark] | (lanes.mark == Mark.LOST)
     exits = np.flatnonzero(is_exit)
     if not len(exits):
         return reason

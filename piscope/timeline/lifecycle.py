@@ -70,8 +70,7 @@ class Mark(IntEnum):
     IN_KVM = 14  # an event that KVM emits for a loaded vCPU only
     PI_LOAD = 15
     PI_PUT = 16
-    LOST_HERE = 17  # events of the thread's pCPU were lost
-    LOST_ELSEWHERE = 18
+    LOST = 17  # events that may be the thread's were lost
 
 
 class Act(IntFlag):
@@ -188,11 +187,8 @@ def _step(life: Life, mark: Mark) -> tuple[Life, Act]:
             if life in LOADED:
                 return Life.LEAVING, Act.PUT
             return life, Act.PUT
-        case Mark.LOST_HERE:
+        case Mark.LOST:
             return Life.UNKNOWN, Act.NONE
-        case Mark.LOST_ELSEWHERE:
-            on_cpu = life in LOADED or life in (Life.USERSPACE, Life.LEAVING)
-            return (life if on_cpu else Life.UNKNOWN), Act.NONE
         case _:
             return _switch_out(life, mark)
 

@@ -5,6 +5,8 @@ cpu 0   ---x  x x                 events lost from s to e
 a vCPU on cpu 0 at s               unknown from s on, until an event tells again
 a vCPU on no pCPU between s and e  unknown: it may have run on cpu 0 unseen
 a vCPU on cpu 1                    goes on: it can't leave cpu 1 unseen
+
+Without sched_switch a thread may leave a pCPU unseen, unless it is in its guest.
 """
 
 from __future__ import annotations
@@ -25,14 +27,6 @@ __all__ = (
     "loss_marks",
     "merged_marks",
     "unplaced_losses",
-)
-
-_OUT = (
-    Mark.OUT_RUNNABLE,
-    Mark.OUT_RUNNABLE_HALT,
-    Mark.OUT_SLEEP,
-    Mark.OUT_BLOCK,
-    Mark.PI_PUT,  # in kvm_sched_out, behind the switch
 )
 
 Gap = tuple[int | None, int, int]
@@ -140,53 +134,51 @@ def hidden_windows(events: Events) -> int:
     return total
 
 
-def loss_marks(gaps: list[Gap], own: Marked, cpu: Array, vcpus: int) -> Marked:
+def loss_marks(
+    gaps: list[Gap],
+    own: Marked,
+    cpu: Array,
+    stays: npt.NDArray[np.bool_],
+    vcpus: int,
+) -> Marked:
     """The marks that the gaps add to the lanes.
 
-    Takes the lanes' own marks by lane and row, and their pCPUs. A mark added at a row
-    comes before the lane's own one there. One is added to a lane where a gap begins,
-    unless nothing happened in the lane since the pCPU's last gap; and in a gap right
-    behind each mark on its pCPU, and each switch-out or put on another.
+    Takes the lanes' own marks by lane and row, their pCPUs, and whether the thread
+    `stays` there until its next mark: it could not leave without one. A mark added at
+    a row comes before the lane's own one there. One is added to a lane where a gap
+    begins, and in a gap right behind each of the lane's marks; but none where the
+    thread stays on a pCPU that lost nothing.
     """
-    row, lane, mark = own
+    row, lane, _ = own
     bounds = np.searchsorted(lane, np.arange(vcpus + 1))
     rows: list[Array] = [row[:0]]
     lanes: list[Array] = [lane[:0]]
-    marks: list[Array] = [mark[:0]]
-
-    def add(at: Array, which: Array, what: Array) -> None:
-        rows.append(at)
-        lanes.append(which.astype(np.int32))
-        marks.append(what.astype(np.uint8))
-
-    out = np.flatnonzero(np.isin(mark, _OUT))
-    by_cpu = np.argsort(cpu, kind="stable")
-    sorted_cpu = cpu[by_cpu]
     for gap_cpu in dict.fromkeys(gap[0] for gap in gaps):
         of_cpu = blind_rows([gap for gap in gaps if gap[0] == gap_cpu])
         first, last = of_cpu[:, 0], of_cpu[:, 1]
+        concerned = ~stays if gap_cpu is not None else np.ones(len(row), np.bool_)
+        concerned |= cpu == gap_cpu
         for vcpu in range(vcpus):
             mine = slice(bounds[vcpu], bounds[vcpu + 1])
             if mine.start == mine.stop:
                 continue
             prev = np.searchsorted(row[mine], first, side="left") - 1
-            at = np.flatnonzero(np.diff(prev, prepend=-2))
-            prev = prev[at]
-            here = (prev >= 0) & ((gap_cpu is None) | (cpu[mine][prev] == gap_cpu))
-            what = np.where(here, Mark.LOST_HERE, Mark.LOST_ELSEWHERE)
-            add(first[at], np.full(len(at), vcpu), what)
-        on_cpu = by_cpu
-        if gap_cpu is not None:
-            ends = np.searchsorted(sorted_cpu, (gap_cpu, gap_cpu + 1))
-            on_cpu = by_cpu[ends[0] : ends[1]]
-        for which, mark_behind in (
-            (on_cpu, Mark.LOST_HERE),
-            (out, Mark.LOST_ELSEWHERE),
-        ):
-            begun = np.searchsorted(first, row[which], side="right") - 1
-            inside = which[(begun >= 0) & (row[which] < last[begun])]
-            add(row[inside] + 1, lane[inside], np.full(len(inside), mark_behind))
-    return np.concatenate(rows), np.concatenate(lanes), np.concatenate(marks)
+            at = np.flatnonzero(np.diff(prev, prepend=-2))  # the first since a mark
+            # before its first mark a vCPU is where that shows it
+            here = np.where(
+                prev[at] >= 0,
+                concerned[mine][prev[at]],
+                gap_cpu is None or cpu[mine.start] == gap_cpu,
+            )
+            rows.append(first[at[here]])
+            lanes.append(np.full(int(here.sum()), vcpu, np.int32))
+        which = np.flatnonzero(concerned)
+        begun = np.searchsorted(first, row[which], side="right") - 1
+        inside = which[(begun >= 0) & (row[which] < last[begun])]
+        rows.append(row[inside] + 1)
+        lanes.append(lane[inside])
+    at_rows, of_lanes = np.concatenate(rows), np.concatenate(lanes)
+    return at_rows, of_lanes, np.full(len(at_rows), Mark.LOST, np.uint8)
 
 
 def merged_marks(first: Marked, second: Marked) -> Marked:

@@ -7,7 +7,6 @@ whether a switch-out belongs to a halt shows only when kvm_vcpu_wakeup ends it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -15,55 +14,29 @@ import numpy.typing as npt
 
 from piscope.sources.raw import Array
 from piscope.tables import Events, Vcpus
+from piscope.timeline.halts import mark_halts, mark_racy_sleeps
+from piscope.timeline.lanes import Lanes
 from piscope.timeline.lifecycle import Mark
 from piscope.timeline.losses import Gap, Marked, loss_marks, merged_marks
 from piscope.timeline.probes import Probe, probed_vcpus
 
-__all__ = ("EXIT_REASON_HLT", "Lanes", "build_lanes")
+__all__ = ("build_lanes",)
 
 # arch/x86/include/uapi/asm/vmx.h
 EXIT_REASON_EXTERNAL_INTERRUPT = 1
-EXIT_REASON_HLT = 12
 
 # include/linux/sched.h: TASK_REPORT below TASK_REPORT_MAX; 0 is running. The bit
 # above ("R+") says that the switch was a preemption.
 _TASK_STATES = 0xFF
-_TASK_INTERRUPTIBLE = 0x01
 _TASK_DEAD = 0x10 | 0x20  # EXIT_DEAD, EXIT_ZOMBIE
 
 # TRACE_FLAG_*, include/linux/trace_events.h
 _IRQS_OFF, _HARDIRQ, _SOFTIRQ = 0x01, 0x08, 0x10
 
+_OUT = (Mark.OUT_RUNNABLE, Mark.OUT_SLEEP, Mark.OUT_DEAD)
+
 # Emitted by KVM on behalf of a loaded vCPU, from its own thread.
 _IN_KVM = ("kvm_pio", "kvm_mmio", "kvm_page_fault", "kvm_inj_virq", "kvm_eoi")
-
-
-@dataclass(slots=True)
-class Lanes:
-    """All vCPUs' marks, lane after lane, each in time order.
-
-    mark    uint8[n]  lifecycle.Mark
-    row     int64[n]  row of EVENTS (for a LOST mark: the next one)
-    ts_ns   int64[n]  for a LOST mark: of the event before it
-    cpu     int32[n]  the pCPU on which it happened
-    lane    int32[n]  vCPU
-    starts  int64[v]  first index of each vCPU's lane; empty lanes included
-    reason  int32[n]  exit reason of EXIT marks, else -1
-    unsure_sleep  bool[n]  a switch-out whose prev_state may have been read racily
-    quiet   bool[n]   the thread traced nothing else until its next mark
-    off_until_ns  int64[n]  events show that IRQs were off from here up to then
-    """
-
-    mark: npt.NDArray[np.uint8]
-    row: npt.NDArray[np.int64]
-    ts_ns: npt.NDArray[np.int64]
-    cpu: npt.NDArray[np.int32]
-    lane: npt.NDArray[np.int32]
-    starts: npt.NDArray[np.int64]
-    reason: npt.NDArray[np.int32]
-    unsure_sleep: npt.NDArray[np.bool_]
-    quiet: npt.NDArray[np.bool_]
-    off_until_ns: npt.NDArray[np.int64]
 
 
 def build_lanes(
@@ -71,33 +44,53 @@ def build_lanes(
 ) -> Lanes:
     """Sort the events of all vCPU threads, and the losses, into lanes of marks."""
     row, lane, mark = merged_marks(*_marks_of_rows(events, vcpus, probes))
-    losses = np.zeros(len(row), np.bool_)
-    ts_ns = events.ts_ns[row]
     if gaps:
-        lost = loss_marks(gaps, (row, lane, mark), events.cpu[row], len(vcpus))
+        stays = _stays(events, vcpus, row, lane, mark)
+        lost = loss_marks(gaps, (row, lane, mark), events.cpu[row], stays, len(vcpus))
         row, lane, mark = merged_marks(lost, (row, lane, mark))
-        # what is lost before an event may lie right behind the one before that
-        losses = np.isin(mark, (Mark.LOST_HERE, Mark.LOST_ELSEWHERE))
-        ts_ns = events.ts_ns[np.maximum(row - losses, 0)]
-        row = np.minimum(row, max(len(events) - 1, 0))
-    starts = np.searchsorted(lane, np.arange(len(vcpus)))
+    losses = mark == Mark.LOST
+    # what is lost before an event may lie right behind the one before that
+    before = row - losses
+    row = np.minimum(row, max(len(events) - 1, 0))
     reason = _exit_reasons(events, row, mark)
-    quiet, off_until_ns = _between(events, vcpus, row, lane, reason)
-    off_until_ns[losses] = ts_ns[losses]
+    quiet, off_until_ns = _between(events, vcpus, row[~losses], before, lane, reason)
     result = Lanes(
         mark=mark,
         row=row,
-        ts_ns=ts_ns,
+        ts_ns=events.ts_ns[np.maximum(before, 0)],
         cpu=events.cpu[row],
         lane=lane,
-        starts=starts.astype(np.int64),
+        starts=np.searchsorted(lane, np.arange(len(vcpus))).astype(np.int64),
         reason=reason,
-        unsure_sleep=np.zeros(len(row), np.bool_),
+        unsure=np.zeros(len(row), np.bool_),
         quiet=quiet,
         off_until_ns=off_until_ns,
     )
-    _mark_racy_sleeps(events, vcpus, result)
-    _mark_halts(events, result)
+    mark_racy_sleeps(events, vcpus, result)
+    mark_halts(events, result)
+    return result
+
+
+def _stays(
+    events: Events, vcpus: Vcpus, row: Array, lane: Array, mark: Array
+) -> npt.NDArray[np.bool_]:
+    """Behind which marks the thread is on the mark's pCPU until its next mark.
+
+    A switch-out leaves it, and kvm_sched_out puts right behind one: a put stays only
+    where the thread's next mark is there too, and does not bring it back. Where
+    switches are not traced only a guest can't leave unseen.
+    """
+    if not events.has("sched_switch"):
+        in_guest: npt.NDArray[np.bool_] = mark == Mark.ENTRY
+        return in_guest & events.has("kvm_exit")
+    # a probe may see another thread load or put the vCPU
+    own = (mark == Mark.IN) | (vcpus.of_tid(events.tid[row]) == lane)
+    goes_on = np.zeros(len(mark), np.bool_)
+    cpu = events.cpu[row]
+    goes_on[:-1] = (lane[1:] == lane[:-1]) & (cpu[1:] == cpu[:-1])
+    goes_on[:-1] &= own[1:] & (mark[1:] != Mark.IN)
+    result: npt.NDArray[np.bool_] = own & ~np.isin(mark, _OUT)
+    result &= goes_on | (mark != Mark.PI_PUT)
     return result
 
 
@@ -152,21 +145,22 @@ def _marks_of_rows(
 
 
 def _between(
-    events: Events, vcpus: Vcpus, row: Array, lane: Array, reason: Array
+    events: Events, vcpus: Vcpus, own: Array, before: Array, lane: Array, reason: Array
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
     """What the thread traced between each mark and its next one.
 
     quiet: nothing. off_until_ns: the last instant up to which all of it says that
     IRQs were off. An interrupt handler runs with IRQs off, but they were on when it
     came; only the one that ended the guest's run is called with IRQs still off
-    (vmx_handle_exit_irqoff).
+    (vmx_handle_exit_irqoff). `own`: the rows of marks. `before`: of each mark the last
+    row up to which an event comes before it, -1: none.
     """
-    n = len(row)
+    n = len(before)
     is_other = np.empty(len(events), np.bool_)
     for start in range(0, len(events), _ROWS_AT_ONCE):
         some_tids = events.tid[start : start + _ROWS_AT_ONCE]
         is_other[start : start + _ROWS_AT_ONCE] = vcpus.of_tid(some_tids) >= 0
-    is_other[row] = False
+    is_other[own] = False
     other = np.flatnonzero(is_other)
     del is_other
     other_lane = vcpus.of_tid(events.tid[other])
@@ -176,27 +170,27 @@ def _between(
     counts = np.bincount(other_lane, minlength=len(vcpus))
     del other_lane
     quiet = np.empty(n, np.bool_)
-    off_until_ns = events.ts_ns[row]
+    off_until_ns = events.ts_ns[np.maximum(before, 0)]
     starts = np.searchsorted(lane, np.arange(len(vcpus) + 1)).tolist()
     other_ends = np.cumsum(counts).tolist()
     for vcpu, (first, last) in enumerate(pairwise(starts)):
-        own = other[other_ends[vcpu] - counts[vcpu] : other_ends[vcpu]]
+        mine = other[other_ends[vcpu] - counts[vcpu] : other_ends[vcpu]]
         here = slice(first, last)
         quiet[here] = _in_one_lane(
-            events, row[here], own, reason[here], off_until_ns[here]
+            events, before[here], mine, reason[here], off_until_ns[here]
         )
     return quiet, off_until_ns
 
 
 def _in_one_lane(
-    events: Events, row: Array, other: Array, reason: Array, off_until_ns: Array
+    events: Events, before: Array, other: Array, reason: Array, off_until_ns: Array
 ) -> npt.NDArray[np.bool_]:
-    """`quiet` of one lane, from its marks' rows and the thread's other ones.
+    """`quiet` of one lane, from its marks' places and the thread's other rows.
 
     Sets `off_until_ns`, which holds the marks' own instants, where more is proven.
     """
-    first = np.searchsorted(other, row)
-    last = np.append(first[1:], len(other)) if len(row) else first
+    first = np.searchsorted(other, before, side="right")
+    last = np.append(first[1:], len(other)) if len(before) else first
     some = np.flatnonzero(last > first)
     quiet: npt.NDArray[np.bool_] = last == first
     if len(some) and events.info.events_flags:
@@ -268,113 +262,3 @@ def _exit_reasons(events: Events, row: Array, mark: Array) -> npt.NDArray[np.int
     # bit 31: a failed VM-entry, bits 15:0 the basic reason (SDM vol. 3, 25.9.1)
     reason[at] = values[np.searchsorted(exits, row[at])] & 0xFFFF
     return reason
-
-
-def _mark_racy_sleeps(events: Events, vcpus: Vcpus, lanes: Lanes) -> None:
-    """A sleep that nothing ended was none.
-
-    From 5.18 to 6.15 sched_switch may print "S" for a task that stays on the run
-    queue because a signal is pending: "sched/tracing: Report TASK_RTLOCK_WAIT
-    tasks ..." and its fix 8feb053d5319 (6.16). KVM then sees `preempted`.
-    """
-    wakes = [events.rows(n) for n in ("sched_waking", "sched_wakeup")]
-    if not any(len(w) for w in wakes):
-        return
-    woken = np.concatenate(
-        [
-            np.stack([vcpus.of_tid(tid).astype(np.int64), rows])
-            for name, rows in zip(("sched_waking", "sched_wakeup"), wakes, strict=True)
-            if (tid := events.column(name, "pid", np.int32)) is not None
-        ],
-        axis=1,
-    )
-    woken = woken[:, woken[0] >= 0]
-    span = len(events) + 1
-    key = np.sort(woken[0] * span + woken[1])
-    out = np.flatnonzero(lanes.mark == Mark.OUT_SLEEP)
-    out = out[out + 1 < len(lanes.mark)]
-    back = (lanes.mark[out + 1] == Mark.IN) & (lanes.lane[out + 1] == lanes.lane[out])
-    out = out[back]
-    first = lanes.lane[out].astype(np.int64) * span + lanes.row[out]
-    last = lanes.lane[out].astype(np.int64) * span + lanes.row[out + 1]
-    quiet = np.searchsorted(key, first) == np.searchsorted(key, last)
-    lanes.mark[out[quiet]] = Mark.OUT_RUNNABLE
-    lanes.unsure_sleep[out[quiet]] = True
-
-
-_HALT = {
-    Mark.EXIT: Mark.EXIT_HALT,
-    Mark.FPU_LOAD: Mark.FPU_LOAD_HALT,
-    Mark.OUT_RUNNABLE: Mark.OUT_RUNNABLE_HALT,
-    Mark.OUT_SLEEP: Mark.OUT_BLOCK,
-}
-_MAY_HALT = np.zeros(len(Mark), np.bool_)
-_MAY_HALT[list(_HALT)] = True
-_IN_HALT = np.zeros(len(Mark), np.uint8)
-_IN_HALT[list(_HALT)] = list(_HALT.values())
-_IS_BOUNDARY = np.zeros(len(Mark), np.bool_)
-_IS_BOUNDARY[
-    [
-        Mark.ENTRY,
-        Mark.EXIT,
-        Mark.FPU_LOAD,
-        Mark.FPU_UNLOAD,
-        Mark.USERSPACE_EXIT,
-        Mark.WAKEUP,
-    ]
-] = True
-
-
-def _mark_halts(events: Events, lanes: Lanes) -> None:
-    """Tell the marks of a halt from the same marks elsewhere.
-
-    A halt ends with kvm_vcpu_wakeup, so a mark belongs to one if that is what comes
-    next of all that a halt can't contain. Where the trace lacks the event, or ends
-    before it, the last VM-exit's reason (HLT) decides.
-    """
-    n = len(lanes.mark)
-    if n == 0:
-        return
-    boundary = _IS_BOUNDARY[lanes.mark]
-    boundaries = np.flatnonzero(boundary)
-    if not len(boundaries):
-        return
-    stretch = np.cumsum(boundary, dtype=np.int32)
-    at = np.flatnonzero(_MAY_HALT[lanes.mark])
-    mark, lane = lanes.mark[at], lanes.lane[at]
-    # the next boundary behind each mark, and the last one up to it, within its lane
-    behind = stretch[at]
-    nxt = boundaries[np.minimum(behind, len(boundaries) - 1)]
-    prev = boundaries[np.maximum(behind - 1, 0)]
-    inside = (behind < len(boundaries)) & (lanes.lane[nxt] == lane)
-    halted = inside & (lanes.mark[nxt] == Mark.WAKEUP)
-    since_hlt = (behind > 0) & (lanes.lane[prev] == lane)
-    since_hlt &= (lanes.mark[prev] == Mark.EXIT) & (
-        lanes.reason[prev] == EXIT_REASON_HLT
-    )
-    if events.has("kvm_vcpu_wakeup"):
-        since_hlt &= ~inside  # the trace ends before the halt does
-    else:
-        # HLT goes back to the guest at once where an event is pending: a halt is
-        # seen only where the thread is switched out before the next entry
-        out = (mark == Mark.OUT_RUNNABLE) | (mark == Mark.OUT_SLEEP)
-        slept = np.zeros(len(boundaries) + 1, np.bool_)
-        slept[behind[out]] = True
-        since_hlt &= slept[behind]
-    halted |= since_hlt
-    asleep = halted & (mark == Mark.OUT_SLEEP)
-    halted[asleep] = _interruptible(events, lanes.row[at[asleep]])
-    lanes.mark[at[halted]] = _IN_HALT[mark[halted]]
-
-
-def _interruptible(events: Events, switches: Array) -> npt.NDArray[np.bool_]:
-    """Which switch-outs may be a halt: those in the state that kvm_vcpu_block sets.
-
-    Source: virt/kvm/kvm_main.c, kvm_vcpu_block: set_current_state(TASK_INTERRUPTIBLE).
-    """
-    state = events.column("sched_switch", "prev_state", np.int64)
-    if state is None:
-        return np.zeros(len(switches), np.bool_)
-    at = np.searchsorted(events.rows("sched_switch"), switches)
-    found: npt.NDArray[np.bool_] = (state[at] & _TASK_INTERRUPTIBLE) != 0
-    return found

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from piscope.tables import Events, PutReason, Windows
+from piscope.timeline.lanes import Lanes
 from piscope.timeline.lifecycle import Act, Life, Mark
-from piscope.timeline.marks import Lanes
 from piscope.timeline.probes import (
     POSTED_INTR_WAKEUP_VECTOR,
     Probe,
@@ -118,13 +118,11 @@ def _ends_window(
 ) -> npt.NDArray[np.bool_]:
     """Which marks end a window: a load, or whatever makes it unknown when that was.
 
-    Those are lost events that leave the vCPU's state open, and a mark that shows it
-    in its guest, or put once more, though no load was seen.
+    Those are lost events that may be the vCPU's, and a mark that shows it in its guest,
+    or put once more, though no load was seen.
     """
-    lost = (lanes.mark == Mark.LOST_HERE) | (lanes.mark == Mark.LOST_ELSEWHERE)
-    ends: npt.NDArray[np.bool_] = (life == Life.UNKNOWN) & (
-        lost | (before != Life.UNKNOWN)
-    )
+    ends: npt.NDArray[np.bool_] = lanes.mark == Mark.LOST
+    ends |= (life == Life.UNKNOWN) & (before != Life.UNKNOWN)
     ends |= (act & (Act.LOAD | Act.PUT)) != 0
     ends |= _SHOWS_GUEST[lanes.mark]
     return ends
@@ -192,6 +190,7 @@ def _read_probes(
         by_probe = put.rows[at_put] == windows.put_row
     for state, why in _REASON_OF_LIFE.items():
         windows.reason[by_probe & (life == state)] = why
+    windows.certain &= ~by_probe | (windows.reason != PutReason.UNKNOWN)
     if put.preempted is not None and put.blocking is not None and len(put.rows):
         _reasons_by_flags(windows, put, at_put, by_probe)
 

@@ -321,10 +321,11 @@ def test_a_loss_elsewhere_leaves_the_place_known_but_not_the_descriptor() -> Non
     # in the host on pCPU 0; somebody on pCPU 1 may have posted, and ON be set
     scene = Scene()
     a = scene.vcpu(0, cpu=0)
+    a.into()
     a.run()
     a.enter()
     a.exit()
-    scene.lose(1, 3_500, 8_500)
+    scene.lose(1, 4_500, 9_500)
     post(scene, a)
     for _ in range(5):
         scene.tick(cpu=7)

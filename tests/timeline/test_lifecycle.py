@@ -342,12 +342,6 @@ def test_every_state_and_mark_has_an_answer(probed: bool) -> None:
                 assert not act & (Act.LOAD | Act.PUT)
 
 
-@pytest.mark.parametrize("mark", [Mark.LOST_HERE, Mark.LOST_ELSEWHERE])
-def test_nothing_that_was_off_its_pcpu_survives_a_loss(mark: Mark) -> None:
-    for life in (Life.PREEMPTED, Life.BLOCKED, Life.ASLEEP, Life.USERSPACE_OFF):
-        assert step(life, mark, False)[0] == Life.UNKNOWN
-
-
 @given(
     st.lists(st.sampled_from(list(Mark)), max_size=300),
     st.lists(st.integers(0, 300), max_size=4),

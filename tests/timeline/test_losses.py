@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from timeline.scene import HLT, PREEMPTED, SLEEPS, Scene
+from timeline.scene import HLT, IO, PREEMPTED, SLEEPS, Scene
 from timeline.streams import scenes
 
 from piscope.sources.raw import Loss
-from piscope.tables import Kind
+from piscope.tables import Kind, PutReason
 from piscope.timeline.losses import blind_rows, loss_gaps, unplaced_losses
 
 
@@ -30,8 +30,9 @@ def kind_at(scene: Scene, ts_ns: int, vcpu: int = 0) -> str:
 def two_in_guest() -> Scene:
     """vCPU 0 in its guest on pCPU 0, vCPU 1 on pCPU 1, for a while."""
     scene = Scene()
-    scene.vcpu(0, cpu=0).enter()
-    scene.vcpu(1, cpu=1).enter()
+    for vcpu in (scene.vcpu(0, cpu=0), scene.vcpu(1, cpu=1)):
+        vcpu.into()
+        vcpu.enter()
     for _ in range(20):
         scene.tick(cpu=0)
         scene.tick(cpu=1)
@@ -106,6 +107,7 @@ def test_the_window_of_a_known_vcpu_survives_a_loss_elsewhere() -> None:
     # in userspace on pCPU 1 all the time: it can't be loaded elsewhere
     scene = Scene()
     a = scene.vcpu(0, cpu=1)
+    a.into()
     a.run()
     a.enter()
     a.exit()
@@ -175,8 +177,31 @@ def test_blind_rows_are_the_union_of_all_gaps(
         assert ((blind[:, 0] <= first) & (last <= blind[:, 1])).any()
 
 
+def next_to_a_busy_pcpu(*steps: str) -> Scene:
+    """vCPU 0 in its guest on pCPU 0, and pCPU 1 loses events while it emits some."""
+    scene = Scene(cpus=(0, 1))
+    a = scene.vcpu(0, cpu=0)
+    a.enter()
+    a.enter()
+    for step in steps:
+        match step:
+            case "accept":
+                scene.accept(0, 0x40, cpu=1, tid=100)
+            case "woken":
+                a.woken(cpu=1)
+            case "other":
+                scene.vcpu(1, cpu=1).enter()
+    for _ in range(2):
+        a.enter()
+    scene.losses.append(Loss("missed-events", 1, 2_000, None, None))
+    return scene
+
+
 @settings(max_examples=150, deadline=None)
 @given(scenes())
+@example(next_to_a_busy_pcpu("accept"))
+@example(next_to_a_busy_pcpu("woken"))
+@example(next_to_a_busy_pcpu("other"))
 def test_what_is_certain_in_a_gap_ran_on_another_pcpu(scene: Scene) -> None:
     events = scene.events()
     i = scene.timeline().intervals
@@ -193,3 +218,75 @@ def test_what_is_certain_in_a_gap_ran_on_another_pcpu(scene: Scene) -> None:
         running &= i.end_ns > start_ns
         assert cpu is not None or not running.any()
         assert not (running & (i.cpu == cpu)).any()
+
+
+@pytest.mark.parametrize("step", ["accept", "woken", "other"])
+def test_a_vcpu_stays_on_its_own_pcpu_while_another_loses_events(step: str) -> None:
+    i = next_to_a_busy_pcpu(step).timeline().intervals
+    assert set(i.cpu[(i.vcpu == 0) & (i.kind == Kind.GUEST)]) == {0}
+
+
+def test_a_halt_that_a_loss_cuts_is_a_halt() -> None:
+    # kvm_vcpu_wakeup is lost: HLT and the sleep behind it tell
+    scene = Scene()
+    a = scene.vcpu(0)
+    for _ in range(2):
+        a.enter()
+        a.exit(HLT)
+        out_ns = a.out(SLEEPS)
+        a.into()
+        a.wakeup()
+    lost = [row for row in scene.rows if row[0] > out_ns]
+    scene.rows = [row for row in scene.rows if row[0] <= out_ns]
+    scene.now_ns = lost[-1][0]
+    scene.lose(0, out_ns, scene.now_ns + 500)
+    a.enter()
+    scene.tick()
+    w = scene.timeline().windows
+    assert [PutReason(r).label for r in w.reason] == ["blocking", "blocking"]
+    assert w.certain.all()
+    assert w.load_row[1] == -1
+
+
+def test_a_loss_between_a_sleep_and_a_wakeup_makes_it_no_halt() -> None:
+    # asleep in KVM | lost: back, in the guest, HLT | the end of that halt
+    scene = Scene()
+    a = scene.vcpu(0)
+    a.enter()
+    a.exit()
+    out_ns = a.out(SLEEPS)
+    scene.now_ns += 5_000
+    a.into()
+    a.wakeup()
+    a.enter()
+    scene.tick()
+    scene.lose(0, out_ns, out_ns + 5_500)
+    w = scene.timeline().windows
+    assert [PutReason(r).label for r in w.reason] == ["asleep"]
+
+
+def test_a_thread_that_may_have_left_unseen_is_unknown() -> None:
+    # no sched_switch was recorded: in the host it may move to the pCPU that lost events
+    scene = Scene()
+    a, b = scene.vcpu(0, cpu=1), scene.vcpu(1, cpu=2)
+    a.enter()
+    a.exit()
+    b.enter()
+    for _ in range(5):
+        scene.tick(cpu=0)
+    scene.lose(0, 4_500, 7_500)
+    assert kind_at(scene, 3_500) == "host"
+    assert kind_at(scene, 5_000) == "unknown"
+    assert kind_at(scene, 5_000, vcpu=1) == "guest"
+
+
+def test_the_reason_of_an_exit_before_a_loss_is_not_that_of_what_follows() -> None:
+    scene = Scene()
+    a = scene.vcpu(0)
+    a.enter()
+    exit_ns = a.exit(IO)
+    scene.lose(0, exit_ns, exit_ns + 500)
+    run_ns = a.run()
+    scene.tick()
+    i = scene.timeline().intervals
+    assert i.reason[i.start_ns == run_ns].tolist() == [-1]
