@@ -130,6 +130,7 @@ def main() -> None:
     jobs += [
         Job("piscope: decode with the needed fields", [*decode, str(dat)], base),
         Job("piscope analyze", [*piscope, "analyze", "-q", str(dat)], base),
+        Job("piscope exits", [*piscope, "exits", "-q", str(dat)], base),
     ]
     measure(jobs, options.rounds, events)
 
