@@ -107,6 +107,7 @@ def analyze(
     if given is not None:
         narrowed = start_ns is not None or end_ns is not None
         timeline = with_user_posts(timeline, events, given, narrowed=narrowed)
+    observed = find_observed(events, timeline)
     if not keep_events:
         events.keep_only(*_READ_LATER)
     places = occupancy(events, timeline.vcpus, timeline.intervals, timeline.acts)
@@ -131,7 +132,7 @@ def analyze(
         occupancy=places,
         posted=posted,
         posting_by_hardware=posting_by_hardware(timeline),
-        observed=find_observed(events, timeline),
+        observed=observed,
         captured=recognize_policy(timeline, _by_release(events.info.kernel_release)),
         results={name: result for name, (_, result) in found.items()},
         walks={name: walked for name, (walked, _) in found.items()},
