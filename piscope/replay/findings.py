@@ -189,6 +189,9 @@ def find(
         hidden=hidden,
         by_kvm=replayed.letters[post] != Letter.POST_HW,
         straddling=met.straddling,
+        over=met.over,
+        together=met.first >= 0,
+        if_first=_if_first(replayed, met, ~unloaded),
     )
     widen_open_orders(met.windows.open_order, open_, window, possible)
 
@@ -295,10 +298,25 @@ def _swap(possible: Array, at: Array, old: Hit, new: Hit) -> None:
     possible[which] = (possible[which] & ~hit_bits(old)) | hit_bits(new)
 
 
-def _outcomes(replayed: Replayed, post: Array, loaded: Array) -> npt.NDArray[np.uint16]:
-    """The outcomes of each post that the possible states allow, as bits."""
+def _if_first(replayed: Replayed, met: Met, loaded: Array) -> npt.NDArray[np.uint16]:
+    """The outcomes of posts under way at once, if each came before the others."""
+    result = np.zeros(len(met.first), np.uint16)
+    at = np.flatnonzero(met.first >= 0)
+    post = met.targets.post
+    result[at] = _outcomes(replayed, post[at], loaded[at], post[met.first[at]])
+    return result
+
+
+def _outcomes(
+    replayed: Replayed, post: Array, loaded: Array, when: Array | None = None
+) -> npt.NDArray[np.uint16]:
+    """The outcomes of each post that the possible states allow, as bits.
+
+    `when`: in the states before these letters, if not before the posts' own.
+    """
     a = replayed.automaton
-    before, letters = replayed.walk.before[post], replayed.letters[post]
+    before = replayed.walk.before[post if when is None else when]
+    letters = replayed.letters[post]
     possible = np.zeros(len(post), np.uint16)
     surely = np.zeros(len(post), np.bool_)
     for ranges, hit in (

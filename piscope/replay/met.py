@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from piscope.model.letters import Letter
 from piscope.replay.hidden_posts import WindowPosts, window_of, window_posts
-from piscope.replay.open_order import straddles
+from piscope.replay.open_order import first_together, straddles
 from piscope.replay.pcpus import Occupancy
 from piscope.replay.rows import Targets, rows_of, taken_as_exit
 from piscope.replay.stimuli import Stimuli
@@ -45,6 +45,8 @@ class Met:
     exits       bool[n]    a notification in guest mode surely ended the guest's run
     maybe_exits bool[n]    or may have
     straddling  bool[n]    its target did something while KVM was posting
+    over        bool[n]    of those: the window it began in was over by then
+    first       int64[n]   of posts under way at once the first, by index; -1: alone
     windows     what was posted into each window
     """
 
@@ -57,6 +59,8 @@ class Met:
     exits: npt.NDArray[np.bool_]
     maybe_exits: npt.NDArray[np.bool_]
     straddling: npt.NDArray[np.bool_]
+    over: npt.NDArray[np.bool_]
+    first: npt.NDArray[np.int64]
     windows: WindowPosts
 
 
@@ -77,7 +81,16 @@ def what_posts_met(timeline: Timeline, stimuli: Stimuli, places: Occupancy) -> M
     n_events = len(places.events)
     targets = Targets.of(timeline, stimuli, post, window, kind, n_events)
     exits, maybe_exits = taken_as_exit(timeline, places.events, targets)
-    meanwhile = straddles(timeline.posts, timeline.acts, n_events)
+    posts = timeline.posts
+    meanwhile = straddles(posts, timeline.acts, n_events)
+    straddling = ~hidden & np.append(meanwhile, False)[np.maximum(traced, 0)]
+    # until when a post was under way; one by hardware takes no time
+    end = row.copy()
+    by_kvm = np.flatnonzero(~hidden & (stimuli.letter[post] != Letter.POST_HW))
+    end[by_kvm] = posts.row[traced[by_kvm]]
+    over = straddling & unloaded
+    if len(w):
+        over &= w.end_row[at] <= end
     return Met(
         targets=targets,
         ts_ns=ts_ns,
@@ -87,9 +100,19 @@ def what_posts_met(timeline: Timeline, stimuli: Stimuli, places: Occupancy) -> M
         rows=rows_of(timeline, targets, places),
         exits=exits,
         maybe_exits=maybe_exits,
-        straddling=~hidden & np.append(meanwhile, False)[np.maximum(traced, 0)],
+        straddling=straddling,
+        over=over,
+        first=_first(vcpu, row, end, np.flatnonzero(~hidden)),
         windows=window_posts(timeline),
     )
+
+
+def _first(vcpu: Array, begin: Array, end: Array, seen: Array) -> Array:
+    """Of posts under way at once the first, among those that an event shows."""
+    result = np.full(len(vcpu), -1, np.int64)
+    first = first_together(vcpu[seen], begin[seen], end[seen])
+    result[seen] = np.where(first >= 0, seen[np.maximum(first, 0)], -1)
+    return result
 
 
 def _doing(

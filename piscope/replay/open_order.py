@@ -1,7 +1,7 @@
 """Where the trace leaves open in which order a descriptor met things, or whether.
 
-Three cases; each has a letter that means "this, or nothing" where the answer can't be
-known, and what follows (a probe, an entry) narrows it down again:
+Four cases; the first three have a letter that means "this, or nothing" where the answer
+can't be known, and what follows (a probe, an entry) narrows it down again:
 
     KVM's post     kvm_apic_accept_irq ... [PIR, ON] ... kvm_apicv_accept_irq
     its target           kvm_exit of the target in between: before, or behind?
@@ -10,6 +10,9 @@ known, and what follows (a probe, an entry) narrows it down again:
 
     a halt's load    switch in, load, [check_block: sync], switch out runnable:
                      the thread may have been preempted before it came to the check
+
+    posts together   another post to the vCPU begins while KVM is posting: the first
+                     that reaches PIR and ON silences the other
 """
 
 from __future__ import annotations
@@ -24,7 +27,14 @@ from piscope.replay.hidden_posts import maybe_targets
 from piscope.sources.raw import Array
 from piscope.tables import Acts, Posts, PutReason, Timeline
 
-__all__ = ("OpenPosts", "open_posts", "open_syncs", "straddles", "widen_open_orders")
+__all__ = (
+    "OpenPosts",
+    "first_together",
+    "open_posts",
+    "open_syncs",
+    "straddles",
+    "widen_open_orders",
+)
 
 # piscope.timeline.lifecycle.Act
 _PUT = 2
@@ -44,11 +54,36 @@ class OpenPosts:
     hidden     probes betray it, no event shows it
     by_kvm     replayed as KVM's own
     straddling its target did something while KVM was posting
+    over       of those: the window it began in was over by then
+    together   others to the same vCPU were under way
+    if_first   uint16[n] the outcomes of those if each came first of them
     """
 
     hidden: npt.NDArray[np.bool_]
     by_kvm: npt.NDArray[np.bool_]
     straddling: npt.NDArray[np.bool_]
+    over: npt.NDArray[np.bool_]
+    together: npt.NDArray[np.bool_]
+    if_first: npt.NDArray[np.uint16]
+
+
+def first_together(vcpu: Array, begin: Array, end: Array) -> npt.NDArray[np.int64]:
+    """int64[n]: of posts to one vCPU that are under way at once the first, -1: alone.
+
+    `begin` and `end` are rows of EVENTS; the posts are by vCPU, then `begin`.
+    """
+    n = len(vcpu)
+    if not n:
+        return np.empty(0, np.int64)
+    span = int(end.max()) + 1
+    base = vcpu.astype(np.int64) * span
+    reach = np.maximum.accumulate(base + end)
+    alone = np.ones(n, np.bool_)
+    alone[1:] = base[1:] + begin[1:] > reach[:-1]
+    first = np.maximum.accumulate(np.where(alone, np.arange(n), 0))
+    members = np.bincount(first, minlength=n)
+    result: npt.NDArray[np.int64] = np.where(members[first] > 1, first, -1)
+    return result
 
 
 def straddles(posts: Posts, acts: Acts, n_events: int) -> npt.NDArray[np.bool_]:
@@ -103,7 +138,8 @@ def widen_open_orders(
     window into which hardware posted unseen and KVM as well, each may have been
     the first: what the replay gave the unseen one, the first, or silence by ON. And a
     post of KVM's whose target entered or left its guest meanwhile found it in either
-    place; its notification may have come behind the exit (pi_semantics 8.3, R5).
+    place; its notification may have come behind the exit (pi_semantics 8.3, R5). Posts
+    under way together: each may have been the first, or found ON set by another.
     """
     inside = window >= 0
     at = np.flatnonzero(inside)
@@ -117,4 +153,8 @@ def widen_open_orders(
     possible[at[posts.by_kvm[at]]] |= hit_bits(Hit.SOFTWARE)
     straddling = posts.by_kvm & posts.straddling
     possible[straddling] |= hit_bits(Hit.SOFTWARE)
-    possible[straddling & ~inside] |= hit_bits(Hit.GUEST, Hit.HOST)
+    outside = straddling & (~inside | posts.over)
+    possible[outside] |= hit_bits(Hit.GUEST, Hit.HOST)
+    possible[posts.together] |= posts.if_first[posts.together]
+    possible[posts.together] |= hit_bits(Hit.SILENT_ON)
+    possible[posts.together & posts.by_kvm] |= hit_bits(Hit.SOFTWARE, Hit.SILENT_PIR)
