@@ -38,8 +38,9 @@ def require_extra() -> None:
         import jinja2
         import plotly.offline
     except ImportError as e:
+        missing = (e.name or "plotly").partition(".")[0]
         raise UsageError(
-            f"an HTML page needs {e.name}, which is not installed:"
+            f"an HTML page needs {missing}, which is not installed:"
             " pip install 'piscope[html]'"
         ) from None
     del jinja2, plotly

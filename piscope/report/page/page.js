@@ -155,6 +155,7 @@ class Timeline {
     this.marks = about.notifications.marks;
     this.hits = about.notifications.policies.map(
       (policy) => policy.vcpus.map((line) => readHits(notifications, line)));
+    this.lanes = LANES.filter((name) => this.occurs(name));
     this.policy = 0;
     this.view = [0, about.duration_ns];
     this.finest = about.lives.mode === "intervals" ? 1 : about.duration_ns / about.lives.columns;
@@ -237,7 +238,7 @@ class Timeline {
   bands() {
     const vcpus = this.lives.length;
     const px = vcpus <= 24 ? 40 : vcpus <= 64 ? 24 : vcpus <= 128 ? 12 : 6;
-    const lanes = LANES.filter((name) => this.occurs(name));
+    const { lanes } = this;
     const rowPx = px >= 24 ? 2 : 1, rows = px / rowPx, gap = px >= 12 ? 2 : 1;
     const lane = px >= 40 ? 2 : 1;
     const used = Math.min(lanes.length * lane, Math.floor(rows / 2));
@@ -263,14 +264,14 @@ class Timeline {
     const { about, plot } = this, band = this.bands();
     const labelPx = this.labelPx();
     const px = Math.max(plot.clientWidth - labelPx - 10, 50);
-    let [from, to] = this.view;
-    let n = Math.round(px);
-    if ((to - from) / n < this.finest) { // whole columns of the finest that there are
-      from = Math.floor(from / this.finest) * this.finest;
-      n = Math.max(Math.ceil((to - from) / this.finest - 1e-9), 1);
+    let [from] = this.view;
+    const to = this.view[1];
+    let n = Math.round(px), width = (to - from) / n;
+    if (width < this.finest) { // whole columns of the finest that there are
+      width = this.finest;
+      from = Math.floor(from / width) * width;
+      n = Math.max(Math.ceil((to - from) / width - 1e-9), 1);
     }
-    const width = (this.finest > (this.view[1] - this.view[0]) / Math.round(px))
-      ? this.finest : (to - from) / n;
     this.grid = { from, width, n };
     this.sums = this.lives.map((life) => this.addUp(life, from, width, n));
     this.counts = this.hits.length
@@ -310,7 +311,7 @@ class Timeline {
 
   /* The rows of one vCPU's band, from the top: a gap, the lanes of marks, the states. */
   rowsOf(v, band, wide) {
-    const { n, width } = this.grid, each = this.kinds + 1, sums = this.sums[v];
+    const { n } = this.grid, each = this.kinds + 1, sums = this.sums[v];
     const rows = Array.from({ length: band.rows }, () => new Array(n).fill(null));
     const first = band.gap + band.used + band.below, states = band.rows - first;
     for (let c = 0; c < n; c++) {
@@ -347,7 +348,7 @@ class Timeline {
   }
 
   colors() {
-    const marks = this.bands().lanes.flatMap((name) => [MARK_COLORS[name], `${MARK_COLORS[name]}80`]);
+    const marks = this.lanes.flatMap((name) => [MARK_COLORS[name], `${MARK_COLORS[name]}80`]);
     return [...this.about.kinds.map((kind) => kind.color), ...marks.map(rgba)];
   }
 
