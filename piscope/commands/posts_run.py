@@ -102,7 +102,8 @@ def run_posts(
             reports = [c.report.as_dict() for c in covered if c.report is not None]
             click.echo(json.dumps(reports, indent=2, allow_nan=False))
         else:
-            _print(form, width, lambda columns: coverage_sections(covered, columns))
+            titled = form != "md"
+            _print(form, width, lambda c: coverage_sections(covered, c, titled=titled))
         return 0 if all(c.readable for c in covered) else EXIT_NOT_ANALYZED
     status, values = 0, []
     for i, trace in enumerate(traces):

@@ -165,14 +165,18 @@ class Covered:
 
 
 def coverage_sections(
-    covered: Sequence[Covered], width: int
+    covered: Sequence[Covered], width: int, *, titled: bool = True
 ) -> Iterator[Iterator[RenderableType]]:
-    """One row a trace: how many posts have a known origin and target, by origin."""
+    """One row a trace: how many posts have a known origin and target, by origin.
+
+    Without a title it is a piece of another document.
+    """
+    if titled:
+        yield iter([heading("Whose posts are known")])
     yield _coverage(covered, width)
 
 
 def _coverage(covered: Sequence[Covered], width: int) -> Iterator[RenderableType]:
-    yield heading("Whose posts are known")
     origins = [o.label for o in Origin if o != Origin.UNKNOWN]
     reports = [c.report for c in covered if c.report is not None]
     present = {line.origin for r in reports for line in r.origins}
