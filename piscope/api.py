@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from piscope import pipeline
 from piscope.exits_pipeline import report_exits
+from piscope.model.policy import DEFAULT_PLATFORM, Platform
 from piscope.posted import Posted, parse_posted
+from piscope.replay.fastpath import DEFAULT_FASTPATH
 from piscope.report.exit_report import ExitReport
 from piscope.report.json_form import as_json
 from piscope.report.render import LEAST_COLUMNS, render, render_markdown
@@ -154,6 +156,8 @@ def analyze(
     *,
     policies: Iterable[str] = pipeline.DEFAULT_POLICIES,
     posted: Posted = "auto",
+    fastpath: Iterable[int] = DEFAULT_FASTPATH,
+    platform: Platform = DEFAULT_PLATFORM,
     ignore: Iterable[str] = (),
     vms: Iterable[int] | None = None,
     vcpus: Iterable[str] = (),
@@ -166,10 +170,11 @@ def analyze(
 
     The arguments are those of `piscope analyze`: `policies` by name, `posted` which of
     KVM's posts to replay as hardware's ("auto", "none", "msi", "vfio,ipi", ...),
-    `ignore` patterns of events to treat as absent; `vms`, `vcpus` (labels, vcpu_ids or
-    `tid:N`) and `cpus` narrow the summary; `start_ns` and `end_ns` narrow what is read,
-    half-open, in ns of the trace's clock; `tsc_khz` is the frequency of a raw x86-tsc
-    clock.
+    `fastpath` the exit reasons that the policy more-fastpath shelters, `platform` what
+    the replayed host and VM offer (model.policy.Platform), `ignore` patterns of events
+    to treat as absent; `vms`, `vcpus` (labels, vcpu_ids or `tid:N`) and `cpus` narrow
+    the summary; `start_ns` and `end_ns` narrow what is read, half-open, in ns of the
+    trace's clock; `tsc_khz` is the frequency of a raw x86-tsc clock.
 
     Raises PiscopeError, whose message says where and why, for a trace that can't be
     read or can't answer, and for arguments that name what does not exist.
@@ -189,6 +194,8 @@ def analyze(
             source,
             policies=names,
             posted=posted,
+            fastpath=frozenset(fastpath),
+            platform=platform,
             ignore=tuple(ignore),
             start_ns=start_ns,
             end_ns=end_ns,

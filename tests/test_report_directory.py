@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import duckdb
@@ -168,3 +171,71 @@ def test_schema_prints_every_column(capsys: pytest.CaptureFixture[str]) -> None:
     ]
     assert run(["schema", "nonsense"]) == 2
     assert "expected one of EVENTS" in capsys.readouterr().err
+
+
+def test_several_traces_are_one_dataset(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    again = tmp_path / TRACE.name
+    again.write_bytes(TRACE.read_bytes())
+    traces = [str(path) for path in (TRACE, OTHER, again)]
+    options = ["--no-events", "--policy", "more-fastpath"]
+    options += ["--fastpath", "IO_INSTRUCTION"]
+    assert run(["report", "-q", *traces, "-o", str(folder), *options]) == 0
+    manifest = json.loads((folder / "manifest.json").read_text())
+    names = [trace["name"] for trace in manifest["traces"]]
+    assert names == [TRACE.name, OTHER.name, f"{TRACE.name}-2"]
+    assert manifest["options"]["fastpath"] == "IO_INSTRUCTION"
+    digests = [trace["sha256"] for trace in manifest["traces"]]
+    assert digests[0] == digests[2] != digests[1]
+    assert not (folder / "EVENTS").exists()
+    for name in ("FINDINGS", "WINDOWS"):
+        counts = {trace["name"]: trace["rows"][name] for trace in manifest["traces"]}
+        frame = pd.read_parquet(folder / name)
+        told = frame.groupby("trace", observed=True).size().to_dict()
+        assert told == {k: v for k, v in counts.items() if v}
+        assert len(pl.read_parquet(folder / name)) == sum(counts.values())
+    told = json.loads((folder / manifest["traces"][1]["summary"]).read_text())
+    assert told["trace"]["path"] == str(OTHER)
+    assert run(["report", "-q", str(OTHER), "-o", str(folder)]) == 0
+    assert not (folder / "FINDINGS").exists(), "replaced as a whole"
+
+
+def test_one_bad_trace_of_several_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    missing = str(tmp_path / "missing.dat")
+    assert run(["report", "-q", str(TRACE), missing, "-o", str(folder)]) == 2
+    assert "missing.dat" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_run_leaves_the_old_report_or_the_new_one(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    assert run(["report", "-q", str(OTHER), "-o", str(folder)]) == 0
+    command = [sys.executable, "-m", "piscope", "report", "-q", str(TRACE)]
+    child = subprocess.Popen([*command, "-o", str(folder)])
+    # killed once it has begun to write
+    while child.poll() is None and len(list(tmp_path.iterdir())) < 2:
+        time.sleep(0.001)
+    child.kill()
+    child.wait()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["trace"]["path"] in (str(OTHER), str(TRACE))
+    for table in manifest["tables"]:
+        assert pq.read_metadata(folder / table["file"]).num_rows == table["rows"]
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_the_old_report_is_there_until_the_new_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
+) -> None:
+    folder, made = tmp_path / "out", tmp_path / "made"
+    for path in (folder, made):
+        path.mkdir()
+        (path / path.name).touch()
+    if not can_exchange:
+        monkeypatch.setattr(report_directory, "_RENAME_EXCHANGE", 1 << 30)
+    report_directory._exchange(made, folder)
+    assert [path.name for path in folder.iterdir()] == ["made"]
+    assert [path.name for path in made.iterdir()] == ["out"]

@@ -6,10 +6,12 @@ import click
 
 from piscope.commands.options import (
     Form,
+    fastpath_option,
     form_option,
     from_option,
     ignore_option,
     json_option,
+    platform_option,
     posted_option,
     to_option,
     tsc_khz_option,
@@ -34,22 +36,8 @@ __all__ = ("analyze",)
     " first one is compared with each other.  [default: preempt-only and"
     " suppress-on-put]",
 )
-@click.option(
-    "--fastpath",
-    metavar="REASONS",
-    help="VM-exit reasons that the policy more-fastpath keeps IRQs off for, by name or"
-    " number.  [default: EPT_MISCONFIG,IO_INSTRUCTION]",
-)
-@click.option(
-    "--platform",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="What the replayed host and VM offer, where it is not a VM that needs PI"
-    " wakeup: assigned_device, vtd_posting, ipiv, apicv, apicv_active,"
-    " irqchip_in_kernel or td_vcpu = yes or no; gate = 5.10, 5.15, 6.0, 6.15 or 6.17,"
-    " the kernel whose rule decides whether PI wakeup is needed; preempted_rule ="
-    " 5.10, 5.14, 6.11 or 6.12, whose rule decides what is preempted. Repeatable.",
-)
+@fastpath_option
+@platform_option
 @posted_option
 @click.option(
     "--posts",

@@ -107,24 +107,7 @@ def analyze_all(
     that makes no sense for any trace.
     """
     keep_freed_memory()
-    selection = Selection(
-        vms=parse_numbers(request.vms) if request.vms is not None else None,
-        vcpus=request.vcpus,
-        cpus=parse_numbers(request.cpus) if request.cpus is not None else None,
-    )
-    for text in (request.start, request.end):
-        if text is not None:
-            parse_moment(text)
-    narrowed = request.start is not None or request.end is not None
-    told = request.asked.read(traces, narrowed=narrowed)
-    parse_platform(request.platform)
-    parse_posted(request.posted)
-    if request.fastpath is not None:
-        parse_exit_reasons(request.fastpath)
-        if "more-fastpath" not in request.policies:
-            raise UsageError(
-                "--fastpath is for the policy more-fastpath: add --policy more-fastpath"
-            )
+    selection, told = checked(request, traces)
     if html is not None:
         if len(traces) > 1:
             raise UsageError(f"--html is for one trace, not for {len(traces)}")
@@ -137,7 +120,7 @@ def analyze_all(
     failed = unknown = False
     for trace in traces:
         try:
-            summary, analysis = _analyzed(
+            summary, analysis = analyzed(
                 trace,
                 request,
                 selection,
@@ -173,6 +156,32 @@ def analyze_all(
     return EXIT_CANT_TELL if unknown else 0
 
 
+def checked(request: Request, traces: tuple[str, ...]) -> tuple[Selection, Told]:
+    """What a request asks of every trace.
+
+    Raises UsageError for one that makes no sense for any.
+    """
+    selection = Selection(
+        vms=parse_numbers(request.vms) if request.vms is not None else None,
+        vcpus=request.vcpus,
+        cpus=parse_numbers(request.cpus) if request.cpus is not None else None,
+    )
+    for text in (request.start, request.end):
+        if text is not None:
+            parse_moment(text)
+    narrowed = request.start is not None or request.end is not None
+    told = request.asked.read(traces, narrowed=narrowed)
+    parse_platform(request.platform)
+    parse_posted(request.posted)
+    if request.fastpath is not None:
+        parse_exit_reasons(request.fastpath)
+        if "more-fastpath" not in request.policies:
+            raise UsageError(
+                "--fastpath is for the policy more-fastpath: add --policy more-fastpath"
+            )
+    return selection, told
+
+
 def timeline_unknown(timeline: Timeline, labels: Collection[str]) -> bool:
     """Whether what these vCPUs did is unknown for more than half of their time.
 
@@ -196,7 +205,7 @@ def timeline_unknown(timeline: Timeline, labels: Collection[str]) -> bool:
     return seen_ns == 0 or 2 * unknown_ns > seen_ns
 
 
-def _analyzed(
+def analyzed(
     trace: str,
     request: Request,
     selection: Selection,
@@ -205,6 +214,10 @@ def _analyzed(
     quiet: bool,
     keep_events: bool,
 ) -> tuple[Summary, pipeline.Analysis]:
+    """One trace's summary and analysis, as a `checked` request asks for them.
+
+    Raises PiscopeError as pipeline.analyze does.
+    """
     analysis, _ = analysis_of(
         trace, request, quiet=quiet, given=told.posts, keep_events=keep_events
     )

@@ -11,10 +11,12 @@ import click
 
 __all__ = (
     "Form",
+    "fastpath_option",
     "form_option",
     "from_option",
     "ignore_option",
     "json_option",
+    "platform_option",
     "posted_option",
     "to_option",
     "tsc_khz_option",
@@ -68,6 +70,24 @@ posted_option = click.option(
     " handled; vhost, irqfd, emulated: what if that device were passed through; ipi:"
     " what if IPI virtualization had delivered the IPIs; several with commas; none:"
     " the posts as they were; auto: vfio where the trace has such, else msi.",
+)
+
+fastpath_option = click.option(
+    "--fastpath",
+    metavar="REASONS",
+    help="VM-exit reasons that the policy more-fastpath keeps IRQs off for, by name or"
+    " number.  [default: EPT_MISCONFIG,IO_INSTRUCTION]",
+)
+
+platform_option = click.option(
+    "--platform",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="What the replayed host and VM offer, where it is not a VM that needs PI"
+    " wakeup: assigned_device, vtd_posting, ipiv, apicv, apicv_active,"
+    " irqchip_in_kernel or td_vcpu = yes or no; gate = 5.10, 5.15, 6.0, 6.15 or 6.17,"
+    " the kernel whose rule decides whether PI wakeup is needed; preempted_rule ="
+    " 5.10, 5.14, 6.11 or 6.12, whose rule decides what is preempted. Repeatable.",
 )
 
 from_option = click.option(

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
-from piscope.commands.options import ignore_option, posted_option, tsc_khz_option
+from piscope.commands.options import (
+    fastpath_option,
+    from_option,
+    ignore_option,
+    platform_option,
+    posted_option,
+    to_option,
+    tsc_khz_option,
+    vcpu_option,
+    vm_option,
+)
 from piscope.model.policy import POLICIES
+
+if TYPE_CHECKING:
+    from piscope.pipeline import Analysis
+    from piscope.report.summary import Summary
 
 __all__ = ("report",)
 
 
 @click.command()
-@click.argument("trace")
+@click.argument("traces", metavar="TRACE...", nargs=-1, required=True)
 @click.option(
     "-o",
     "--output",
@@ -30,39 +45,85 @@ __all__ = ("report",)
     metavar="NAME",
     help="A policy to replay. Repeatable.  [default: preempt-only and suppress-on-put]",
 )
+@fastpath_option
+@platform_option
 @posted_option
+@click.option("--no-events", is_flag=True, help="Without the table EVENTS.")
 @ignore_option
+@vm_option
+@vcpu_option
+@from_option
+@to_option
 @tsc_khz_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 def report(
-    trace: str,
+    traces: tuple[str, ...],
     output: str,
     policies: tuple[str, ...],
+    fastpath: str | None,
+    platform: tuple[str, ...],
     posted: str,
+    no_events: bool,
     ignore: tuple[str, ...],
+    vms: str | None,
+    vcpus: tuple[str, ...],
+    start: str | None,
+    end: str | None,
     tsc_khz: int | None,
     quiet: bool,
 ) -> None:
     """Write every table of an analysis as Parquet, with its summary as JSON.
 
-    `piscope schema` documents the tables; DIR/manifest.json lists them.
+    `piscope schema` documents the tables; DIR/manifest.json lists them. Several traces
+    give one dataset, partitioned by trace: DIR/FINDINGS/trace=NAME/. --vm and --vcpu
+    narrow the summary; the tables hold every vCPU.
     """
-    from piscope import pipeline
     from piscope.allocator import keep_freed_memory
-    from piscope.commands.opening import opened
-    from piscope.commands.progress import Progress
-    from piscope.commands.watched import WatchedSource
-    from piscope.report.summarize import summarize
-    from piscope.report_directory import write_report
-    from piscope.sources.raw import Source
+    from piscope.commands.analyze_run import Request, analyzed, checked
+    from piscope.errors import PiscopeError
+    from piscope.report_directory import write_dataset, write_report
 
+    options = {
+        "policies": list(policies),
+        "fastpath": fastpath,
+        "platform": list(platform),
+        "posted": posted,
+        "ignore": list(ignore),
+        "vms": vms,
+        "vcpus": list(vcpus),
+        "from": start,
+        "to": end,
+        "tsc_khz": tsc_khz,
+    }
+    request = Request(
+        policies=policies,
+        fastpath=fastpath,
+        platform=platform,
+        posted=posted,
+        ignore=ignore,
+        vms=vms,
+        vcpus=vcpus,
+        start=start,
+        end=end,
+        tsc_khz=tsc_khz,
+    )
     keep_freed_memory()
-    with opened(trace) as source, Progress(quiet=quiet) as progress:
-        analysis = pipeline.analyze(
-            cast(Source, WatchedSource(source, progress)),
-            policies=tuple(dict.fromkeys(policies)) or pipeline.DEFAULT_POLICIES,
-            posted=posted,
-            ignore=ignore,
-            tsc_khz=tsc_khz,
-        )
-    write_report(analysis, summarize(analysis), output)
+    selection, told = checked(request, traces)
+
+    def parts() -> Iterator[tuple[Analysis, Summary]]:
+        for trace in traces:
+            try:
+                summary, analysis = analyzed(
+                    trace, request, selection, told, quiet=quiet, keep_events=True
+                )
+            except PiscopeError as error:
+                error.path = error.path or trace
+                raise
+            yield analysis, summary
+
+    events = not no_events
+    if len(traces) > 1:
+        write_dataset(parts(), output, options=options, events=events)
+        return
+    ((analysis, summary),) = parts()
+    write_report(analysis, summary, output, options=options, events=events)
