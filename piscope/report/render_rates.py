@@ -191,6 +191,7 @@ def counters_section(summary: Summary, width: int) -> Iterator[RenderableType]:
             " trace proves, and what it can't exclude."
         )
     if counters.estimates:
+        yield Note("")
         yield heading(f"The rate of unseen posts that PIN tells{_by(counters.senders)}")
         yield _estimates(counters).render(width)
         yield note(
