@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from piscope.posted import parse_posted
 from piscope.report.summary import Question, Summary
-from piscope.tables import Events, Timeline
+from piscope.tables import Events, PutReason, Timeline
 
 __all__ = ("cannot_tell",)
 
@@ -32,6 +32,14 @@ def cannot_tell(summary: Summary, events: Events, timeline: Timeline) -> list[st
             "The probes show that this kernel found no need for PI wakeup (no assigned "
             "device, no IPI virtualization): nothing but KVM posted here, and both "
             "policies are replayed as if it had been needed."
+        )
+    halts = _halts_taken_as_enabled(timeline)
+    if halts and trace.posting_by_hardware is not False:
+        said.append(
+            f"{halts:,} puts of a blocked vCPU are taken to be of a guest that halted "
+            "with interrupts enabled (IF=1), and so to arm the wakeup vector; no event "
+            "tells. With IF=0 (a vCPU going offline) SN and NV stay as they were. "
+            "Probes tell."
         )
     if not timeline.userspace_visible:
         said.append(
@@ -93,6 +101,11 @@ def cannot_tell(summary: Summary, events: Events, timeline: Timeline) -> list[st
         "recorded."
     )
     return said
+
+
+def _halts_taken_as_enabled(timeline: Timeline) -> int:
+    w = timeline.windows
+    return int(((w.reason == PutReason.BLOCKING) & (w.nv_put < 0)).sum())
 
 
 def _what_if(question: Question) -> Iterator[str]:
