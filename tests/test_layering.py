@@ -49,6 +49,7 @@ GATE_MAY_IMPORT = {
     "piscope.corpus",
     "piscope.model.policy",  # the names of policies
     "piscope.output",
+    "piscope.toml_text",
     "piscope.pipeline",
     "piscope.posted",  # the words of --posted
     "piscope.sources.detect",  # to open a trace

@@ -19,7 +19,7 @@ import numpy as np
 
 from piscope import pipeline
 from piscope.allocator import keep_freed_memory
-from piscope.commands.moments import parse_moment
+from piscope.commands.narrowed import parse_moments, resolved
 from piscope.commands.opening import opened
 from piscope.commands.options import Form
 from piscope.commands.platform_option import parse_exit_reasons, parse_platform
@@ -166,9 +166,7 @@ def checked(request: Request, traces: tuple[str, ...]) -> tuple[Selection, Told]
         vcpus=request.vcpus,
         cpus=parse_numbers(request.cpus) if request.cpus is not None else None,
     )
-    for text in (request.start, request.end):
-        if text is not None:
-            parse_moment(text)
+    parse_moments(request.start, request.end)
     narrowed = request.start is not None or request.end is not None
     told = request.asked.read(traces, narrowed=narrowed)
     parse_platform(request.platform)
@@ -250,10 +248,7 @@ def analysis_of(
     The events before and behind those instants are not read; with `whole` they are.
     `keep_events` as for pipeline.analyze.
     """
-    moments = [
-        parse_moment(text) if text is not None else None
-        for text in (request.start, request.end)
-    ]
+    moments = parse_moments(request.start, request.end)
     relative = any(m is not None and m.is_relative for m in moments)
     with_bar = not quiet and sys.stderr.isatty()
     with ExitStack() as stack:
@@ -263,11 +258,7 @@ def analysis_of(
             with Progress(quiet=not with_bar) as counting:
                 seen = survey(source, ignore=request.ignore, watch=counting.over)
         first_ns, last_ns = seen.first_ns, seen.last_ns
-        counts = source.info.ts_unit != "ns"
-        start_ns, end_ns = (
-            m.resolve(first_ns, last_ns, counts=counts) if m is not None else None
-            for m in moments
-        )
+        start_ns, end_ns = resolved(moments, source, seen)
         narrowed_ns = (None, None) if whole else (start_ns, end_ns)
         span_ns = None
         if first_ns is not None and last_ns is not None:

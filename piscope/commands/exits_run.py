@@ -5,20 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Literal, cast
+from typing import Literal
 
 import click
 
 from piscope.allocator import keep_freed_memory
-from piscope.commands.moments import parse_moment
-from piscope.commands.opening import opened
-from piscope.commands.progress import Progress
+from piscope.commands.narrowed import narrowed
 from piscope.commands.selection import parse_numbers
-from piscope.commands.survey import Survey, survey
-from piscope.commands.watched import WatchedSource
 from piscope.errors import UsageError
 from piscope.exits_pipeline import report_exits
 from piscope.output import replacing
@@ -27,7 +22,6 @@ from piscope.report.render import LEAST_COLUMNS
 from piscope.report.render_exits import render_exits
 from piscope.report.selection import Selection
 from piscope.report.summarize_exits import Sort
-from piscope.sources.raw import Source
 
 __all__ = ("Request", "run_exits")
 
@@ -118,24 +112,11 @@ def _reported(trace: str, request: Request, *, quiet: bool) -> ExitReport:
         vms=parse_numbers(request.vms) if request.vms is not None else None,
         vcpus=request.vcpus,
     )
-    moments = [
-        parse_moment(text) if text is not None else None
-        for text in (request.start, request.end)
-    ]
-    relative = any(m is not None and m.is_relative for m in moments)
-    with ExitStack() as stack:
-        source = stack.enter_context(opened(trace, twice=relative))
-        seen = survey(source, ignore=request.ignore) if relative else Survey()
-        counts = source.info.ts_unit != "ns"
-        start_ns, end_ns = (
-            m.resolve(seen.first_ns, seen.last_ns, counts=counts)
-            if m is not None
-            else None
-            for m in moments
-        )
-        progress = stack.enter_context(Progress(quiet=quiet))
+    with narrowed(
+        trace, request.start, request.end, ignore=request.ignore, quiet=quiet
+    ) as (source, (start_ns, end_ns)):
         report = report_exits(
-            cast(Source, WatchedSource(source, progress)),
+            source,
             selection=selection,
             sort=request.sort,
             outliers=request.outliers,

@@ -6,22 +6,17 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import click
 
 from piscope.allocator import keep_freed_memory
 from piscope.commands.check_questions import trace_cmd_command
-from piscope.commands.moments import parse_moment
-from piscope.commands.opening import opened
+from piscope.commands.narrowed import narrowed, parse_moments
 from piscope.commands.options import Form
-from piscope.commands.progress import Progress
 from piscope.commands.selection import parse_numbers
-from piscope.commands.survey import Survey, survey
-from piscope.commands.watched import WatchedSource
 from piscope.errors import PiscopeError, UnanswerableError, UsageError
 from piscope.origins import Origin
 from piscope.output import replacing
@@ -33,7 +28,6 @@ from piscope.report.render_markdown import as_markdown
 from piscope.report.render_posts import Covered, coverage_sections, posts_sections
 from piscope.report.render_words import printable
 from piscope.report.selection import Selection
-from piscope.sources.raw import Source
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -146,9 +140,7 @@ def _check(
     output: str | None,
     form: Form,
 ) -> None:
-    for text in (request.start, request.end):
-        if text is not None:
-            parse_moment(text)
+    parse_moments(request.start, request.end)
     _origins(request)
     asked = [
         name
@@ -211,24 +203,11 @@ def _found(trace: str, request: Request, *, quiet: bool) -> PostsFound:
         vms=parse_numbers(request.vms) if request.vms is not None else None,
         vcpus=request.vcpus,
     )
-    moments = [
-        parse_moment(text) if text is not None else None
-        for text in (request.start, request.end)
-    ]
-    relative = any(m is not None and m.is_relative for m in moments)
-    with ExitStack() as stack:
-        source = stack.enter_context(opened(trace, twice=relative))
-        seen = survey(source, ignore=request.ignore) if relative else Survey()
-        counts = source.info.ts_unit != "ns"
-        start_ns, end_ns = (
-            m.resolve(seen.first_ns, seen.last_ns, counts=counts)
-            if m is not None
-            else None
-            for m in moments
-        )
-        progress = stack.enter_context(Progress(quiet=quiet))
+    with narrowed(
+        trace, request.start, request.end, ignore=request.ignore, quiet=quiet
+    ) as (source, (start_ns, end_ns)):
         found = find_trace_posts(
-            cast(Source, WatchedSource(source, progress)),
+            source,
             selection=selection,
             origins=_origins(request),
             ignore=request.ignore,

@@ -25,6 +25,7 @@ from piscope.gate.measured import CAPTURED, Options
 from piscope.gate.metrics import VERIFY, Range
 from piscope.model.policy import POLICIES
 from piscope.posted import parse_posted
+from piscope.toml_text import parse_toml
 
 __all__ = ("Baseline", "Group", "Was", "parse_baseline", "read_baseline")
 
@@ -123,14 +124,7 @@ def parse_baseline(text: str, path: str) -> Baseline:
 
     Raises UsageError, with key and line.
     """
-    try:
-        document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        line = re.search(r"line (\d+)", str(error))
-        message = re.sub(r" \(at line.*\)$", "", str(error))
-        raise UsageError(
-            f"no TOML: {message}", path=path, line=int(line[1]) if line else None
-        ) from None
+    document = parse_toml(text, path)
     where = Where(path, _lines(text))
     _only(document, (), ("format", "options", "limits", "measured"), where)
     written = document.get("format")

@@ -8,7 +8,6 @@ tables; a tuple of int or str is a list.
 from __future__ import annotations
 
 import re
-import tomllib
 import types
 import typing
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from dataclasses import MISSING, field, fields, is_dataclass
 from typing import Any, NoReturn, TypeVar
 
 from piscope.errors import UsageError
+from piscope.toml_text import parse_toml
 
 __all__ = ("read_toml", "setting")
 
@@ -46,14 +46,7 @@ def read_toml(text: str, cls: type[T], path: str) -> T:
     Raises UsageError, with path, key and line, for text that is no TOML, for keys that
     `cls` has no field for, and for values that a field may not be.
     """
-    try:
-        parsed = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        line = re.search(r"line (\d+)", str(error))
-        message = re.sub(r" \(at line.*\)$", "", str(error))
-        raise UsageError(
-            f"no TOML: {message}", path=path, line=int(line[1]) if line else None
-        ) from None
+    parsed = parse_toml(text, path)
     return _Reader(path, _lines(text)).table(parsed, cls, ())
 
 
