@@ -70,7 +70,8 @@ class OpenPosts:
 def first_together(vcpu: Array, begin: Array, end: Array) -> npt.NDArray[np.int64]:
     """int64[n]: of posts to one vCPU that are under way at once the first, -1: alone.
 
-    `begin` and `end` are rows of EVENTS; the posts are by vCPU, then `begin`.
+    `begin` and `end` are rows of EVENTS; the posts are by vCPU, then `begin`. One that
+    begins where another ends is behind it, as are a user's between two events.
     """
     n = len(vcpu)
     if not n:
@@ -79,7 +80,7 @@ def first_together(vcpu: Array, begin: Array, end: Array) -> npt.NDArray[np.int6
     base = vcpu.astype(np.int64) * span
     reach = np.maximum.accumulate(base + end)
     alone = np.ones(n, np.bool_)
-    alone[1:] = base[1:] + begin[1:] > reach[:-1]
+    alone[1:] = base[1:] + begin[1:] >= reach[:-1]
     first = np.maximum.accumulate(np.where(alone, np.arange(n), 0))
     members = np.bincount(first, minlength=n)
     result: npt.NDArray[np.int64] = np.where(members[first] > 1, first, -1)
