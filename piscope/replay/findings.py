@@ -192,6 +192,7 @@ def find(
         over=met.over,
         together=met.first >= 0,
         if_first=_if_first(replayed, met, ~unloaded),
+        if_before=_if_before(replayed, met),
     )
     widen_open_orders(met.windows.open_order, open_, window, possible)
 
@@ -304,6 +305,18 @@ def _if_first(replayed: Replayed, met: Met, loaded: Array) -> npt.NDArray[np.uin
     at = np.flatnonzero(met.first >= 0)
     post = met.targets.post
     result[at] = _outcomes(replayed, post[at], loaded[at], post[met.first[at]])
+    return result
+
+
+def _if_before(replayed: Replayed, met: Met) -> npt.NDArray[np.uint16]:
+    """The outcomes of posts at a loose edge, if each came before the put or load."""
+    result = np.zeros(len(met.before), np.uint16)
+    at = np.flatnonzero(met.before >= 0)
+    post, loaded = met.targets.post[at], met.from_window[at] < 0
+    result[at] = _outcomes(replayed, post, loaded, met.before[at])
+    # the pCPU of the put may run anything by then
+    away = (result & hit_bits(Hit.UNLOADED_HOST)) != 0
+    result[away] |= hit_bits(Hit.WRONG_VCPU)
     return result
 
 

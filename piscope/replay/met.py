@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from piscope.model.letters import Letter
+from piscope.outcomes import Row, row_bits
 from piscope.replay.hidden_posts import WindowPosts, window_of, window_posts
-from piscope.replay.open_order import first_together, straddles
+from piscope.replay.open_order import first_together, loose_edges, straddles
 from piscope.replay.pcpus import Occupancy
 from piscope.replay.rows import Targets, rows_of, taken_as_exit
 from piscope.replay.stimuli import Stimuli
@@ -47,6 +48,9 @@ class Met:
     straddling  bool[n]    its target did something while KVM was posting
     over        bool[n]    of those: the window it began in was over by then
     first       int64[n]   of posts under way at once the first, by index; -1: alone
+    before      int64[n]   the letter before which it was posted, by index of STIMULI,
+                           if it came before a loose edge (open_order); -1: at none
+    from_window int64[n]   then the window that the edge ends, -1: it is a put
     windows     what was posted into each window
     """
 
@@ -61,6 +65,8 @@ class Met:
     straddling: npt.NDArray[np.bool_]
     over: npt.NDArray[np.bool_]
     first: npt.NDArray[np.int64]
+    before: npt.NDArray[np.int64]
+    from_window: npt.NDArray[np.int64]
     windows: WindowPosts
 
 
@@ -91,20 +97,50 @@ def what_posts_met(timeline: Timeline, stimuli: Stimuli, places: Occupancy) -> M
     over = straddling & unloaded
     if len(w):
         over &= w.end_row[at] <= end
+    before, from_window = _before_edges(timeline, stimuli, places, post)
+    rows = rows_of(timeline, targets, places)
+    rows[(before >= 0) & (from_window < 0)] |= row_bits(Row.PUT_RUNNING)
+    rows[from_window >= 0] |= row_bits(Row.SWITCHED_IN)
     return Met(
         targets=targets,
         ts_ns=ts_ns,
         reason=reason,
         cpu=cpu.astype(np.int32),
         sure=sure,
-        rows=rows_of(timeline, targets, places),
+        rows=rows,
         exits=exits,
         maybe_exits=maybe_exits,
         straddling=straddling,
         over=over,
         first=_first(vcpu, row, end, np.flatnonzero(~hidden)),
+        before=before,
+        from_window=from_window,
         windows=window_posts(timeline),
     )
+
+
+def _before_edges(
+    timeline: Timeline, stimuli: Stimuli, places: Occupancy, post: Array
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """`before` and `from_window` of Met."""
+    before, from_window = np.full((2, len(post)), -1, np.int64)
+    seen = np.flatnonzero(stimuli.post[post] >= 0)
+    edges = loose_edges(timeline, places.events)
+    edge = edges.of(stimuli.vcpu[post[seen]], stimuli.row[post[seen]])
+    loose = seen[edge >= 0]
+    edge = edge[edge >= 0]
+    if not len(loose):
+        return before, from_window
+    vcpu, row = edges.vcpu[edge], edges.row[edge]
+    # one MAYBE_POST_SW for each post of an edge, in front of its own letter
+    span = len(places.events) + 1
+    key = stimuli.vcpu.astype(np.int64) * span + stimuli.row
+    at = np.searchsorted(key, vcpu.astype(np.int64) * span + row)
+    at += stimuli.letter[at] == Letter.FORGET
+    before[loose] = at + np.arange(len(edge)) - np.searchsorted(edge, edge)
+    loads = ~edges.put[edge]
+    from_window[loose[loads]] = window_of(timeline.windows, vcpu, row - 1)[loads]
+    return before, from_window
 
 
 def _first(vcpu: Array, begin: Array, end: Array, seen: Array) -> Array:

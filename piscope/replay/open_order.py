@@ -1,6 +1,6 @@
 """Where the trace leaves open in which order a descriptor met things, or whether.
 
-Four cases; the first three have a letter that means "this, or nothing" where the answer
+Five cases; all but one have a letter that means "this, or nothing" where the answer
 can't be known, and what follows (a probe, an entry) narrows it down again:
 
     KVM's post     kvm_apic_accept_irq ... [PIR, ON] ... kvm_apicv_accept_irq
@@ -13,6 +13,10 @@ can't be known, and what follows (a probe, an entry) narrows it down again:
 
     posts together   another post to the vCPU begins while KVM is posting: the first
                      that reaches PIR and ON silences the other
+
+    a loose edge     kvm_fpu load=0 ... [pi_put] ... kvm_userspace_exit
+                     sched_switch, an interrupt ... [pi_load] ... the thread goes on
+                     a post in between, no probe telling: before, or behind?
 """
 
 from __future__ import annotations
@@ -24,12 +28,16 @@ import numpy.typing as npt
 
 from piscope.outcomes import Hit, hit_bits
 from piscope.replay.hidden_posts import maybe_targets
+from piscope.replay.near_rows import NearRows
+from piscope.replay.row_index import index_rows
 from piscope.sources.raw import Array
-from piscope.tables import Acts, Posts, PutReason, Timeline
+from piscope.tables import Acts, Events, Posts, PutReason, Timeline
 
 __all__ = (
+    "LooseEdges",
     "OpenPosts",
     "first_together",
+    "loose_edges",
     "open_posts",
     "open_syncs",
     "straddles",
@@ -37,7 +45,20 @@ __all__ = (
 )
 
 # piscope.timeline.lifecycle.Act
-_PUT = 2
+_LOAD, _PUT, _SYNC_AFTER = 1, 2, 32
+
+# TRACE_FLAG_HARDIRQ, TRACE_FLAG_SOFTIRQ, include/linux/trace_events.h
+_INTERRUPT = 0x08 | 0x10
+
+# What a thread traces itself, for traces whose events have no flags.
+_FIRM = (
+    "kvm_entry",
+    "kvm_exit",
+    "kvm_fpu",
+    "kvm_userspace_exit",
+    "kvm_vcpu_wakeup",
+    "sched_switch",
+)
 
 _RUNNABLE = (
     PutReason.PREEMPTED,
@@ -57,6 +78,8 @@ class OpenPosts:
     over       of those: the window it began in was over by then
     together   others to the same vCPU were under way
     if_first   uint16[n] the outcomes of those if each came first of them
+    if_before  uint16[n] the outcomes of those at a loose edge if each came before the
+               put or load; 0 elsewhere
     """
 
     hidden: npt.NDArray[np.bool_]
@@ -65,6 +88,86 @@ class OpenPosts:
     over: npt.NDArray[np.bool_]
     together: npt.NDArray[np.bool_]
     if_first: npt.NDArray[np.uint16]
+    if_before: npt.NDArray[np.uint16]
+
+
+@dataclass(frozen=True, slots=True)
+class LooseEdges:
+    """Puts and loads that come some time behind their event, vCPU after vCPU, in order.
+
+    vcpu     int32[n]
+    row      int64[n]  their event's row of EVENTS, where they are replayed
+    end_row  int64[n]  by this row they are surely done
+    put      bool[n]   a put; else a load
+    syncs    bool[n]   a load with the sync of a halt's check behind it
+    """
+
+    vcpu: npt.NDArray[np.int32]
+    row: npt.NDArray[np.int64]
+    end_row: npt.NDArray[np.int64]
+    put: npt.NDArray[np.bool_]
+    syncs: npt.NDArray[np.bool_]
+
+    def of(self, vcpu: Array, row: Array) -> npt.NDArray[np.int64]:
+        """int64[m]: the edge that each (vCPU, row of EVENTS) may be before, or -1."""
+        if not len(self.vcpu):
+            return np.full(len(vcpu), -1, np.int64)
+        span = int(max(self.row.max(), row.max(initial=0))) + 2
+        key = self.vcpu.astype(np.int64) * span + self.row
+        wanted = vcpu.astype(np.int64) * span + row
+        at = np.searchsorted(key, wanted, side="right") - 1
+        found = np.maximum(at, 0)
+        loose = (at >= 0) & (self.vcpu[found] == vcpu) & (row < self.end_row[found])
+        result: npt.NDArray[np.int64] = np.where(loose, at, -1)
+        return result
+
+
+def loose_edges(timeline: Timeline, events: Events) -> LooseEdges:
+    """The puts and loads between which and their events a post may have come.
+
+    A put is loose from kvm_fpu load=0 to the thread's next event. A load is behind the
+    sched_switch if an interrupt came first: finish_task_switch() lets it in, then calls
+    the notifier (pi_semantics 4.3, 6.2). What an interrupt traces is not the thread's
+    own. Probes give the places themselves.
+    """
+    acts = timeline.acts
+    some = acts.act & (_PUT | _LOAD)
+    at = np.flatnonzero(some) if not timeline.probes else np.empty(0, np.int64)
+    put = some[at] == _PUT
+    of_event = events.event[acts.row[at]]
+    by_fpu = put & np.isin(of_event, _named(events, "kvm_fpu"))
+    by_switch = (some[at] == _LOAD) & np.isin(of_event, _named(events, "sched_switch"))
+    at = at[by_fpu | by_switch]
+    vcpu, row, put = acts.vcpu[at], acts.row[at], (acts.act[at] & _PUT) != 0
+    of_tid, n = timeline.vcpus.of_tid, len(events)
+    if events.info.events_flags:
+        firm = (events.flags & _INTERRUPT) == 0
+    else:
+        firm = np.isin(events.event, _named(events, *_FIRM))
+
+    def owner(rows: Array) -> Array:
+        return np.where(firm[rows], of_tid(events.tid[rows]), np.int32(-1))
+
+    every = np.arange(n)
+    own = NearRows(n, owner, lambda: index_rows(owner(every), every, n))
+    end_row = own.next_after(vcpu, row)
+    end_row[end_row < 0] = n
+    # up to the thread's next event, if an interrupt's comes before it
+    loads = np.flatnonzero(~put)
+    near = NearRows(
+        n,
+        lambda rows: of_tid(events.tid[rows]),
+        lambda: index_rows(of_tid(events.tid), every, n),
+    )
+    loose = put.copy()
+    loose[loads] = near.some_between(vcpu[loads], row[loads], end_row[loads])
+    return LooseEdges(
+        vcpu=vcpu[loose],
+        row=row[loose],
+        end_row=end_row[loose],
+        put=put[loose],
+        syncs=(acts.act[at[loose]] & _SYNC_AFTER) != 0,
+    )
 
 
 def first_together(vcpu: Array, begin: Array, end: Array) -> npt.NDArray[np.int64]:
@@ -96,6 +199,11 @@ def straddles(posts: Posts, acts: Acts, n_events: int) -> npt.NDArray[np.bool_]:
     next_key = np.append(key, np.iinfo(np.int64).max)[following]
     result: npt.NDArray[np.bool_] = (posts.vcpu >= 0) & (next_key <= target + posts.row)
     return result
+
+
+def _named(events: Events, *names: str) -> list[int]:
+    """The events of those names, in any system, as indexes of EVENTS.names."""
+    return [i for i, (_, name) in enumerate(events.names) if name in names]
 
 
 def open_posts(
@@ -140,7 +248,8 @@ def widen_open_orders(
     the first: what the replay gave the unseen one, the first, or silence by ON. And a
     post of KVM's whose target entered or left its guest meanwhile found it in either
     place; its notification may have come behind the exit (pi_semantics 8.3, R5). Posts
-    under way together: each may have been the first, or found ON set by another.
+    under way together: each may have been the first, or found ON set by another. At a
+    loose edge: what it would have met before the put or the load.
     """
     inside = window >= 0
     at = np.flatnonzero(inside)
@@ -159,3 +268,4 @@ def widen_open_orders(
     possible[posts.together] |= posts.if_first[posts.together]
     possible[posts.together] |= hit_bits(Hit.SILENT_ON)
     possible[posts.together & posts.by_kvm] |= hit_bits(Hit.SOFTWARE, Hit.SILENT_PIR)
+    possible |= posts.if_before

@@ -7,8 +7,9 @@
     losses   FORGET behind each, and before each letter while events are missing:
              whatever was posted there was not seen
 
-The order within one event is fixed: what a probe saw, the sync before a sleep, the
-put or load, what the probe saw after it, the sync that follows, entry and exit.
+The order within one event is fixed: what a probe saw (or, where none does, a post that
+may have come before a put or load), the sync before a sleep, the put or load, what the
+probe saw after it, the sync that follows, entry and exit.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from piscope.model.letters import Letter
 from piscope.origins import Given
 from piscope.posted import Posted
 from piscope.replay.hidden_posts import window_posts
-from piscope.replay.open_order import open_posts, open_syncs
+from piscope.replay.open_order import loose_edges, open_posts, open_syncs
 from piscope.replay.posted import by_hardware
 from piscope.sources.raw import Array
 from piscope.tables import Acts, Events, Posts, PutReason, Timeline, Windows
@@ -38,6 +39,7 @@ class _Place(IntEnum):
     """The order of letters that come from one event."""
 
     OBSERVED_BEFORE = 0
+    MAYBE_POST = 0  # where no probe observes
     SYNC_BEFORE = 1
     LOAD_OR_PUT = 2
     OBSERVED_AFTER = 3
@@ -148,6 +150,15 @@ def build_stimuli(timeline: Timeline, events: Events, posted: Posted) -> Stimuli
     letter = np.where(hardware[real], Letter.POST_HW, Letter.POST_SW_EITHER)
     at = np.where(hardware, posts.cause, posts.at)[real]
     add(posts.vcpu[real], at, _Place.POST, letter, _FIRST_POST - real)
+    edges = loose_edges(timeline, events)
+    edge = edges.of(posts.vcpu[real], at)
+    loose = edge >= 0
+    target, row, edge = posts.vcpu[real[loose]], at[loose], edge[loose]
+    # before the put or load as well; one behind it then finds its vector in PIR
+    add(target, edges.row[edge], _Place.MAYBE_POST, Letter.MAYBE_POST_SW, _NEITHER)
+    synced = edges.syncs[edge]
+    at = row[synced]
+    add(target[synced], at, _Place.HIDDEN_POST, Letter.MAYBE_SYNC, _NEITHER)
     as_kvm = posts.posted & ~hardware
     target, row = open_posts(timeline, as_kvm, len(events))
     add(target, row, _Place.HIDDEN_POST, Letter.MAYBE_POST_SW, _NEITHER)
