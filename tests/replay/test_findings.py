@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from timeline.scene import (
     F1,
+    HARDIRQ,
     HLT,
     IO,
     IRQS_OFF,
@@ -438,6 +439,45 @@ class TestOpenOrders:
         a.enter()
         scene.tick()
         assert hits(scene, OLD, "none") == ["guest|host|software"]
+
+    def test_a_post_between_kvm_fpu_and_kvm_userspace_exit(self) -> None:
+        scene = Scene()
+        a = scene.vcpu(0)
+        a.run()
+        a.enter()
+        a.exit()
+        a.unload()
+        post(scene, a)
+        post(scene, a)
+        a.event("kvm:kvm_userspace_exit", reason=2, errno=0)
+        post(scene, a)
+        a.run()
+        a.enter()
+        found = findings(scene, NEW)
+        assert found.certain.tolist() == [False] * 3
+        first, second, third = (set(h.split("|")) for h in hits(scene, NEW))
+        assert {"host", "silent-sn"} <= first
+        assert {"host", "silent-sn", "silent-on"} <= second
+        assert third == {"silent-sn", "silent-on"}  # ON, if one came before the put
+
+    def test_a_post_of_an_interrupt_behind_the_switch(self) -> None:
+        scene = Scene()
+        a = scene.vcpu(0)
+        a.run()
+        a.enter()
+        a.exit()
+        a.out(PREEMPTED)
+        a.into()
+        scene.msi(0x51, cpu=a.cpu, tid=a.tid, flags=HARDIRQ)
+        scene.accept(a.vcpu_id, 0x51, cpu=a.cpu, tid=a.tid, flags=HARDIRQ)
+        a.event("kvm:kvm_eoi", apicid=0, vector=0x51)
+        post(scene, a)
+        a.enter()
+        found = findings(scene, NEW)
+        first, second = (set(h.split("|")) for h in hits(scene, NEW))
+        assert {"host", "silent-sn"} <= first
+        assert second == {"silent-on"}  # the load sets ON for what it finds in PIR
+        assert not found.certain[0]
 
     def test_a_halting_thread_preempted_before_its_check(self) -> None:
         # load sets ON (PIR held a bit); whether check_block took it is not known
