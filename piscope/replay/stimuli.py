@@ -139,6 +139,10 @@ def build_stimuli(timeline: Timeline, events: Events, posted: Posted) -> Stimuli
         letter = np.where(open_[at], np.uint8(Letter.MAYBE_SYNC), np.uint8(Letter.SYNC))
         add(acts.vcpu[at], acts.row[at], place, letter, _NEITHER)
 
+    # switched out runnable in a halt: its check may have come before
+    at = np.flatnonzero((w.reason == PutReason.PREEMPTED) & ~w.certain)
+    add(w.vcpu[at], w.put_row[at], _Place.SYNC_BEFORE, Letter.MAYBE_SYNC, _NEITHER)
+
     index = np.arange(len(w), dtype=np.int32)
     add(w.vcpu, w.put_row, _Place.LOAD_OR_PUT, _PUT_LETTER[w.reason], index)
     at = np.flatnonzero(acts.act & _LOAD)
