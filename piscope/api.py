@@ -22,8 +22,9 @@ from piscope.posted import Posted, parse_posted
 from piscope.replay.fastpath import DEFAULT_FASTPATH
 from piscope.report.exit_report import ExitReport
 from piscope.report.json_form import as_json
-from piscope.report.render import LEAST_COLUMNS, render, render_markdown
+from piscope.report.render import render, render_markdown
 from piscope.report.render_exits import render_exits
+from piscope.report.render_layout import LEAST_COLUMNS
 from piscope.report.selection import Selection
 from piscope.report.summarize import summarize
 from piscope.report.summarize_exits import Sort

@@ -6,7 +6,6 @@ opened -> pipeline.analyze -> summarize -> render, or JSON
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 from collections.abc import Collection
@@ -23,9 +22,10 @@ from piscope.commands.narrowed import parse_moments, resolved
 from piscope.commands.opening import opened
 from piscope.commands.options import Form
 from piscope.commands.platform_option import parse_exit_reasons, parse_platform
+from piscope.commands.printing import echo_report, echo_text, error_line
 from piscope.commands.progress import Progress
 from piscope.commands.rates_run import Asked, Told, answer
-from piscope.commands.selection import parse_numbers
+from piscope.commands.selected import selected
 from piscope.commands.survey import Survey, survey
 from piscope.commands.watched import WatchedSource
 from piscope.errors import PiscopeError, UsageError
@@ -36,8 +36,7 @@ from piscope.report.html import render_html, require_extra
 from piscope.report.json_form import as_json
 from piscope.report.perfetto import write_perfetto
 from piscope.report.perfetto_tracks import definitions
-from piscope.report.render import LEAST_COLUMNS, render, render_markdown
-from piscope.report.render_words import printable
+from piscope.report.render import render, render_markdown
 from piscope.report.selection import Selection
 from piscope.report.summarize import summarize
 from piscope.report.summary import Summary
@@ -138,7 +137,7 @@ def analyze_all(
         except (PiscopeError, OSError, MemoryError) as error:
             if len(traces) == 1 or isinstance(error, BrokenPipeError):
                 raise
-            click.echo(f"piscope: error: {_in_one_line(error, trace)}", err=True)
+            click.echo(f"piscope: error: {error_line(error, trace)}", err=True)
             failed = True
             continue
         if form != "json":
@@ -161,11 +160,7 @@ def checked(request: Request, traces: tuple[str, ...]) -> tuple[Selection, Told]
 
     Raises UsageError for one that makes no sense for any.
     """
-    selection = Selection(
-        vms=parse_numbers(request.vms) if request.vms is not None else None,
-        vcpus=request.vcpus,
-        cpus=parse_numbers(request.cpus) if request.cpus is not None else None,
-    )
+    selection = selected(request.vms, request.vcpus, request.cpus)
     parse_moments(request.start, request.end)
     narrowed = request.start is not None or request.end is not None
     told = request.asked.read(traces, narrowed=narrowed)
@@ -305,27 +300,11 @@ class _Stages(Progress):
 def _print_report(
     summary: Summary, form: Form, width: int | None, *, first: bool
 ) -> None:
-    to_terminal = sys.stdout.isatty()
-    columns = LEAST_COLUMNS
-    if width is not None:
-        columns = width
-    elif to_terminal:
-        columns = shutil.get_terminal_size((LEAST_COLUMNS, 24)).columns
-    text = (
-        render_markdown(summary)
-        if form == "md"
-        else render(summary, width=columns, color=to_terminal)
-    )
-    # A name in the trace may hold what this terminal's encoding lacks.
-    encoding = sys.stdout.encoding or "utf-8"
-    text = text.encode(encoding, "backslashreplace").decode(encoding)
-    click.echo(text if first else f"\n{text}", nl=False)
+    if form == "md":
+        echo_text(render_markdown(summary), first=first)
+        return
 
+    def text_of(columns: int, color: bool) -> str:
+        return render(summary, width=columns, color=color)
 
-def _in_one_line(error: Exception, trace: str) -> str:
-    if isinstance(error, PiscopeError):
-        error.path = error.path or trace
-        return printable(str(error))
-    if isinstance(error, OSError):
-        return printable(f"{error.filename or trace}: {error.strerror or error}")
-    return printable(f"{trace}: out of memory")
+    echo_report(text_of, width, first=first)

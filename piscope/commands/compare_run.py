@@ -4,8 +4,6 @@ side."""
 from __future__ import annotations
 
 import json
-import shutil
-import sys
 from dataclasses import dataclass
 from typing import cast
 
@@ -16,6 +14,7 @@ from piscope.allocator import keep_freed_memory
 from piscope.commands.analyze_run import timeline_unknown
 from piscope.commands.opening import opened
 from piscope.commands.options import Form
+from piscope.commands.printing import echo_report, echo_text
 from piscope.commands.progress import Progress
 from piscope.commands.watched import WatchedSource
 from piscope.compare.account import Pair
@@ -26,7 +25,6 @@ from piscope.events.catalog import CATALOG
 from piscope.model.policy import POLICIES
 from piscope.pipeline import Analysis
 from piscope.posted import Posted
-from piscope.report.render import LEAST_COLUMNS
 from piscope.report.summarize import summarize
 from piscope.report.summary import Summary
 from piscope.sources.raw import Source
@@ -84,21 +82,14 @@ def compare_two(
     if form == "json":
         click.echo(json.dumps(account.as_dict(), indent=2, allow_nan=False))
     elif form == "md":
-        _echo(account_as_markdown(account))
+        echo_text(account_as_markdown(account))
     else:
-        to_terminal = sys.stdout.isatty()
-        columns = width or LEAST_COLUMNS
-        if width is None and to_terminal:
-            columns = shutil.get_terminal_size((LEAST_COLUMNS, 24)).columns
-        _echo(account_as_text(account, width=columns, color=to_terminal))
+        echo_report(
+            lambda columns, color: account_as_text(account, width=columns, color=color),
+            width,
+        )
     unknown = a.mostly_unknown or b.mostly_unknown
     return EXIT_CANT_TELL if unknown or account.cannot_tell else 0
-
-
-def _echo(text: str) -> None:
-    # A name in the trace may hold what this terminal's encoding lacks.
-    encoding = sys.stdout.encoding or "utf-8"
-    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), nl=False)
 
 
 def _analyzed(path: str, request: Request, *, quiet: bool) -> _Analyzed:

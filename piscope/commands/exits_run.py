@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
@@ -13,14 +11,13 @@ import click
 
 from piscope.allocator import keep_freed_memory
 from piscope.commands.narrowed import narrowed
-from piscope.commands.selection import parse_numbers
+from piscope.commands.printing import echo_report
+from piscope.commands.selected import selected
 from piscope.errors import UsageError
 from piscope.exits_pipeline import report_exits
 from piscope.output import replacing
 from piscope.report.exit_report import ExitReport
-from piscope.report.render import LEAST_COLUMNS
 from piscope.report.render_exits import render_exits
-from piscope.report.selection import Selection
 from piscope.report.summarize_exits import Sort
 
 __all__ = ("Request", "run_exits")
@@ -71,14 +68,10 @@ def run_exits(
     elif as_json:
         click.echo(json.dumps(report.as_dict(), indent=2, allow_nan=False))
     else:
-        to_terminal = sys.stdout.isatty()
-        columns = width or LEAST_COLUMNS
-        if width is None and to_terminal:
-            columns = shutil.get_terminal_size((LEAST_COLUMNS, 24)).columns
-        text = render_exits(report, width=columns, color=to_terminal)
-        # A name in the trace may hold what this terminal's encoding lacks.
-        encoding = sys.stdout.encoding or "utf-8"
-        click.echo(text.encode(encoding, "backslashreplace").decode(encoding), nl=False)
+        echo_report(
+            lambda columns, color: render_exits(report, width=columns, color=color),
+            width,
+        )
 
 
 def _format_of(path: str) -> Literal["csv", "parquet"]:
@@ -108,10 +101,7 @@ def _write_rows(
 
 
 def _reported(trace: str, request: Request, *, quiet: bool) -> ExitReport:
-    selection = Selection(
-        vms=parse_numbers(request.vms) if request.vms is not None else None,
-        vcpus=request.vcpus,
-    )
+    selection = selected(request.vms, request.vcpus)
     with narrowed(
         trace, request.start, request.end, ignore=request.ignore, quiet=quiet
     ) as (source, (start_ns, end_ns)):

@@ -6,8 +6,6 @@ analyzed -> one finding is picked -> account -> the events around it are read
 from __future__ import annotations
 
 import json
-import shutil
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import cast
@@ -20,8 +18,9 @@ from piscope.commands.explain_events import near_events
 from piscope.commands.moments import Moment, parse_moment
 from piscope.commands.opening import opened
 from piscope.commands.options import Form
+from piscope.commands.printing import echo_report, echo_text
 from piscope.commands.progress import Progress
-from piscope.commands.selection import parse_numbers
+from piscope.commands.selected import selected
 from piscope.commands.survey import survey
 from piscope.commands.watched import WatchedSource
 from piscope.errors import UsageError
@@ -30,8 +29,6 @@ from piscope.explain.build import account_of, near_account
 from piscope.explain.pick import Picked, at_instant, by_row, nth_of_kind
 from piscope.explain.render_text import account_as_markdown, account_as_text
 from piscope.posted import Posted
-from piscope.report.render import LEAST_COLUMNS
-from piscope.report.selection import Selection
 from piscope.sources.raw import Source
 
 __all__ = ("Request", "explain_one")
@@ -94,19 +91,13 @@ def explain_one(
         raise
     if form == "json":
         click.echo(json.dumps(account.as_dict(), indent=2, allow_nan=False))
-        return
-    to_terminal = sys.stdout.isatty()
-    columns = width or LEAST_COLUMNS
-    if width is None and to_terminal:
-        columns = shutil.get_terminal_size((LEAST_COLUMNS, 24)).columns
-    text = (
-        account_as_markdown(account)
-        if form == "md"
-        else account_as_text(account, width=columns, color=to_terminal)
-    )
-    # A name in the trace may hold what this terminal's encoding lacks.
-    encoding = sys.stdout.encoding or "utf-8"
-    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), nl=False)
+    elif form == "md":
+        echo_text(account_as_markdown(account))
+    else:
+        echo_report(
+            lambda columns, color: account_as_text(account, width=columns, color=color),
+            width,
+        )
 
 
 def _checked(request: Request) -> Moment | None:
@@ -136,10 +127,7 @@ def _checked(request: Request) -> Moment | None:
 def _account(
     trace: str, request: Request, moment: Moment | None, *, quiet: bool
 ) -> Account:
-    selection = Selection(
-        vms=parse_numbers(request.vms) if request.vms is not None else None,
-        vcpus=request.vcpus,
-    )
+    selection = selected(request.vms, request.vcpus)
     with ExitStack() as stack:
         source = stack.enter_context(opened(trace, twice=True))
         ts_ns = None if moment is None else _instant(source, moment, request)

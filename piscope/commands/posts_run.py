@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -16,18 +14,17 @@ from piscope.allocator import keep_freed_memory
 from piscope.commands.check_questions import trace_cmd_command
 from piscope.commands.narrowed import narrowed, parse_moments
 from piscope.commands.options import Form
-from piscope.commands.selection import parse_numbers
+from piscope.commands.printing import echo_report, echo_text
+from piscope.commands.selected import selected
 from piscope.errors import PiscopeError, UnanswerableError, UsageError
 from piscope.origins import Origin
 from piscope.output import replacing
 from piscope.posts_pipeline import PostsFound, find_trace_posts
 from piscope.report.posts_report import PostsReport
-from piscope.report.render import LEAST_COLUMNS
-from piscope.report.render_layout import as_text
+from piscope.report.render_layout import LEAST_COLUMNS, as_text
 from piscope.report.render_markdown import as_markdown
 from piscope.report.render_posts import Covered, coverage_sections, posts_sections
 from piscope.report.render_words import printable
-from piscope.report.selection import Selection
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -199,10 +196,7 @@ def _short(trace: str) -> str:
 
 
 def _found(trace: str, request: Request, *, quiet: bool) -> PostsFound:
-    selection = Selection(
-        vms=parse_numbers(request.vms) if request.vms is not None else None,
-        vcpus=request.vcpus,
-    )
+    selection = selected(request.vms, request.vcpus)
     with narrowed(
         trace, request.start, request.end, ignore=request.ignore, quiet=quiet
     ) as (source, (start_ns, end_ns)):
@@ -228,16 +222,13 @@ def _found(trace: str, request: Request, *, quiet: bool) -> PostsFound:
 
 def _print(form: Form, width: int | None, sections: Sections) -> None:
     if form == "md":
-        text = as_markdown(sections(LEAST_COLUMNS))
-    else:
-        to_terminal = sys.stdout.isatty()
-        columns = width or LEAST_COLUMNS
-        if width is None and to_terminal:
-            columns = shutil.get_terminal_size((LEAST_COLUMNS, 24)).columns
-        text = as_text(sections(columns), columns=columns, color=to_terminal)
-    # A name in the trace may hold what this terminal's encoding lacks.
-    encoding = sys.stdout.encoding or "utf-8"
-    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), nl=False)
+        echo_text(as_markdown(sections(LEAST_COLUMNS)))
+        return
+
+    def text_of(columns: int, color: bool) -> str:
+        return as_text(sections(columns), columns=columns, color=color)
+
+    echo_report(text_of, width)
 
 
 def _rows(found: PostsFound, limit: int | None) -> pa.Table:

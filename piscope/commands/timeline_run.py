@@ -5,12 +5,10 @@ opened -> pipeline.analyze -> strips, marks, lanes -> render
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import click
 import numpy as np
 
 from piscope import __version__, pipeline
@@ -22,7 +20,8 @@ from piscope.commands.analyze_run import (
     timeline_unknown,
 )
 from piscope.commands.moments import Moment, parse_moment
-from piscope.commands.selection import parse_numbers
+from piscope.commands.printing import columns_of, echo_text
+from piscope.commands.selected import selected
 from piscope.errors import UsageError
 from piscope.posted import Posted
 from piscope.report.cpu_lanes import cpu_lanes
@@ -36,7 +35,6 @@ from piscope.report.render_timeline import (
     page_section,
 )
 from piscope.report.render_timeline_cells import instant_text
-from piscope.report.selection import Selection
 from piscope.report.strips import (
     Mark,
     column_edges,
@@ -51,7 +49,6 @@ from piscope.tables import Kind
 
 __all__ = ("View", "draw")
 
-_COLUMNS = 80
 _CELLS_AT_ONCE = 1 << 19  # vCPUs x columns whose times are held at once: 38 MB
 
 
@@ -86,10 +83,7 @@ def draw(
     Raises UsageError for a view that makes no sense, and what the trace raises.
     """
     keep_freed_memory()
-    selection = Selection(
-        vms=parse_numbers(view.vms) if view.vms is not None else None,
-        vcpus=view.vcpus,
-    )
+    selection = selected(view.vms, view.vcpus)
     if view.window is not None:
         _parse_window(view.window)
     other = next(p for p in reversed(pipeline.DEFAULT_POLICIES) if p != view.policy)
@@ -148,13 +142,12 @@ def draw(
         ],
     )
     color = sys.stdout.isatty()
-    if width is None:
-        width = shutil.get_terminal_size((_COLUMNS, 24)).columns if color else _COLUMNS
+    width = columns_of(width)
     room = label_cells((row.label for row in rows), with_tags=view.with_cpus)
-    _echo(as_text([opening(shown, width)], columns=width, color=color))
+    echo_text(as_text([opening(shown, width)], columns=width, color=color))
     for page in _pages(analysis, shown, vcpus, max(width - room, 1)):
         text = as_text([page_section(shown, page, width)], columns=width, color=color)
-        _echo(f"\n{text}")
+        echo_text(text, first=False)
     unknown = timeline_unknown(timeline, {row.label for row in rows})
     return EXIT_CANT_TELL if unknown else 0
 
@@ -195,9 +188,3 @@ def _pages(
                 lanes=None if stays is None else cpu_lanes(stays, own.edges_ns),
                 lost_ns=covered_ns(*lost, own.edges_ns),
             )
-
-
-def _echo(text: str) -> None:
-    # A name in the trace may hold what this terminal's encoding lacks.
-    encoding = sys.stdout.encoding or "utf-8"
-    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), nl=False)

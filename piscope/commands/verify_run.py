@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from piscope.commands.opening import opened
+from piscope.commands.printing import echo_report, error_line
 from piscope.commands.verify_markdown import account_as_markdown
-from piscope.commands.verify_text import print_account
+from piscope.commands.verify_text import account_as_text
 from piscope.errors import PiscopeError, TraceFormatError, UnanswerableError, UsageError
 from piscope.events.catalog import analysis_fields
 from piscope.events.normalize import collect
@@ -102,11 +103,11 @@ def verify_all(
         except (PiscopeError, OSError, MemoryError) as error:
             if len(traces) == 1 or isinstance(error, BrokenPipeError):
                 raise
-            click.echo(f"piscope: error: {_in_one_line(error, trace)}", err=True)
+            click.echo(f"piscope: error: {error_line(error, trace)}", err=True)
             failed = True
             continue
         if form == "text":
-            print_account(account, width, first=not accounts)
+            _print_account(account, width, first=not accounts)
         accounts.append(account)
     if form == "json":
         values = [account.as_dict() for account in accounts]
@@ -278,12 +279,8 @@ def _text_of(path: Path) -> str:
     return data.decode("utf-8", "replace")
 
 
-def _in_one_line(error: Exception, trace: str) -> str:
-    if isinstance(error, PiscopeError):
-        error.path = error.path or trace
-        text = str(error)
-    elif isinstance(error, OSError):
-        text = f"{error.filename or trace}: {error.strerror or error}"
-    else:
-        text = f"{trace}: out of memory"
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+def _print_account(account: Account, width: int | None, *, first: bool) -> None:
+    def text_of(columns: int, color: bool) -> str:
+        return account_as_text(account, columns, color=color)
+
+    echo_report(text_of, width, first=first)

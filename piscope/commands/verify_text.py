@@ -14,15 +14,20 @@ Every number is one of `Account`.
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import click
-
 from piscope import __version__
-from piscope.report.render_layout import Grid, as_text, facts, heading, note, remarks
+from piscope.report.render_layout import (
+    LEAST_COLUMNS,
+    Grid,
+    as_text,
+    columns_within,
+    facts,
+    heading,
+    note,
+    remarks,
+)
 from piscope.report.render_words import printable
 from piscope.verify.account import Account, CounterLine, Disagreement, Event, Reading
 from piscope.verify.verdict import PLATFORM_WORDS, PROBES_WANTED
@@ -30,30 +35,14 @@ from piscope.verify.verdict import PLATFORM_WORDS, PROBES_WANTED
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ("account_as_text", "print_account")
-
-LEAST_COLUMNS, MOST_COLUMNS = 80, 120
-
-
-def print_account(account: Account, width: int | None, *, first: bool) -> None:
-    """The account on stdout; a blank line before all but the first one."""
-    to_terminal = sys.stdout.isatty()
-    columns = LEAST_COLUMNS
-    if width is not None:
-        columns = width
-    elif to_terminal:
-        columns = shutil.get_terminal_size((LEAST_COLUMNS, 24)).columns
-    text = account_as_text(account, columns, color=to_terminal)
-    encoding = sys.stdout.encoding or "utf-8"
-    text = text.encode(encoding, "backslashreplace").decode(encoding)
-    click.echo(text if first else f"\n{text}", nl=False)
+__all__ = ("account_as_text",)
 
 
 def account_as_text(
     account: Account, width: int = LEAST_COLUMNS, *, color: bool = False
 ) -> str:
     """The whole account, ending with a newline; `width` is taken as 80 to 120."""
-    columns = min(max(width, LEAST_COLUMNS), MOST_COLUMNS)
+    columns = columns_within(width)
     sections = (
         _opening(account),
         _read(account),

@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING
 
 from piscope.compare.account import Account, Capture, Figure, Pair, Rate, Span
 from piscope.compare.verdict import number_text
-from piscope.report.render import LEAST_COLUMNS, MOST_COLUMNS
-from piscope.report.render_layout import Grid, as_text, facts, heading, note, remarks
+from piscope.report.render_layout import (
+    LEAST_COLUMNS,
+    Grid,
+    as_text,
+    columns_within,
+    facts,
+    heading,
+    note,
+    remarks,
+)
 from piscope.report.render_markdown import as_markdown
 from piscope.report.render_words import duration_text, printable
 
@@ -55,7 +63,7 @@ def account_as_text(
     account: Account, *, width: int = LEAST_COLUMNS, color: bool = False
 ) -> str:
     """The whole comparison, ending with a newline; `width` is taken as 80 to 120."""
-    columns = min(max(width, LEAST_COLUMNS), MOST_COLUMNS)
+    columns = columns_within(width)
     return as_text(_sections(account, columns), columns=columns, color=color)
 
 

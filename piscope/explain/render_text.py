@@ -17,8 +17,16 @@ from typing import TYPE_CHECKING
 from piscope.explain.account import Account, Change, EventLine, Verdict
 from piscope.explain.verdicts import MOST_ROWS
 from piscope.explain.words import descriptor_fields, offset_text
-from piscope.report.render import LEAST_COLUMNS, MOST_COLUMNS
-from piscope.report.render_layout import Grid, as_text, facts, heading, note, remarks
+from piscope.report.render_layout import (
+    LEAST_COLUMNS,
+    Grid,
+    as_text,
+    columns_within,
+    facts,
+    heading,
+    note,
+    remarks,
+)
 from piscope.report.render_markdown import as_markdown
 from piscope.report.render_words import cpu_list, duration_text, printable
 
@@ -32,7 +40,7 @@ def account_as_text(
     account: Account, *, width: int = LEAST_COLUMNS, color: bool = False
 ) -> str:
     """The whole account, ending with a newline; `width` is taken as 80 to 120."""
-    columns = min(max(width, LEAST_COLUMNS), MOST_COLUMNS)
+    columns = columns_within(width)
     return as_text(_sections(account, columns), columns=columns, color=color)
 
 

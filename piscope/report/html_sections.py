@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from piscope.report.html_charts import Chart, pointer
 from piscope.report.html_figures import charts_of
-from piscope.report.render import MOST_COLUMNS, sections
+from piscope.report.render import sections
 from piscope.report.render_layout import (
+    MOST_COLUMNS,
     Facts,
     Grid,
     Heading,

@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING
 
 from piscope.report.render_exposure import exposure_section
 from piscope.report.render_handlers import handler_section
-from piscope.report.render_layout import as_text, facts, heading, remarks
+from piscope.report.render_layout import (
+    LEAST_COLUMNS,
+    as_text,
+    columns_within,
+    facts,
+    heading,
+    remarks,
+)
 from piscope.report.render_markdown import as_markdown
 from piscope.report.render_outcomes import cost_section, outcome_section
 from piscope.report.render_rates import counters_section, rates_section
@@ -33,10 +40,7 @@ from piscope.report.summary import Summary
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ("LEAST_COLUMNS", "MOST_COLUMNS", "render", "render_markdown", "sections")
-
-LEAST_COLUMNS, MOST_COLUMNS = 80, 120
-"""Narrower terminals wrap; in wider ones the eye would lose the line."""
+__all__ = ("render", "render_markdown", "sections")
 
 
 def render(summary: Summary, *, width: int = LEAST_COLUMNS, color: bool = False) -> str:
@@ -44,7 +48,7 @@ def render(summary: Summary, *, width: int = LEAST_COLUMNS, color: bool = False)
 
     `width` is taken as 80 to 120 columns; `color` as render_layout.as_text takes it.
     """
-    columns = min(max(width, LEAST_COLUMNS), MOST_COLUMNS)
+    columns = columns_within(width)
     parts = (part for _, part in sections(summary, columns))
     return as_text(parts, columns=columns, color=color)
 

@@ -12,10 +12,11 @@ from piscope.report.exit_report import (
     ExitReport,
     Outlier,
 )
-from piscope.report.render import LEAST_COLUMNS, MOST_COLUMNS
 from piscope.report.render_layout import (
+    LEAST_COLUMNS,
     Grid,
     as_text,
+    columns_within,
     facts,
     heading,
     note,
@@ -39,7 +40,7 @@ def render_exits(
 
     `width` is taken as 80 to 120 columns; `color` as render.render takes it.
     """
-    columns = min(max(width, LEAST_COLUMNS), MOST_COLUMNS)
+    columns = columns_within(width)
     return as_text(_sections(report, columns), columns=columns, color=color)
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = (
     "INDENT",
+    "LEAST_COLUMNS",
+    "MOST_COLUMNS",
     "Facts",
     "Grid",
     "Heading",
@@ -28,11 +30,15 @@ __all__ = (
     "Remarks",
     "Sheet",
     "as_text",
+    "columns_within",
     "facts",
     "heading",
     "note",
     "remarks",
 )
+
+LEAST_COLUMNS, MOST_COLUMNS = 80, 120
+"""Narrower terminals wrap; in wider ones the eye would lose the line."""
 
 INDENT = 2
 _FACT_COLUMNS = 10
@@ -219,6 +225,11 @@ class Sheet:
 
     def __rich__(self) -> RenderableType:
         return self.grid.laid_out(self.width)
+
+
+def columns_within(width: int) -> int:
+    """The columns of a report for a terminal of that width: 80 to 120."""
+    return min(max(width, LEAST_COLUMNS), MOST_COLUMNS)
 
 
 def as_text(
