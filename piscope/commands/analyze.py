@@ -12,29 +12,25 @@ from piscope.commands.options import (
     ignore_option,
     json_option,
     platform_option,
+    policies_option,
     posted_option,
+    quiet_option,
     to_option,
     tsc_khz_option,
     vcpu_option,
     vm_option,
     width_option,
 )
-from piscope.model.policy import POLICIES
 
 __all__ = ("analyze",)
 
 
 @click.command()
 @click.argument("traces", metavar="TRACE...", nargs=-1, required=True)
-@click.option(
-    "--policy",
-    "policies",
-    multiple=True,
-    type=click.Choice(tuple(POLICIES)),
-    metavar="NAME",
-    help="A policy to replay, as `piscope model policies` lists them. Repeatable; the"
+@policies_option(
+    "A policy to replay, as `piscope model policies` lists them. Repeatable; the"
     " first one is compared with each other.  [default: preempt-only and"
-    " suppress-on-put]",
+    " suppress-on-put]"
 )
 @fastpath_option
 @platform_option
@@ -99,7 +95,7 @@ __all__ = ("analyze",)
     " one TRACE.",
 )
 @width_option
-@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+@quiet_option
 def analyze(
     traces: tuple[str, ...],
     policies: tuple[str, ...],

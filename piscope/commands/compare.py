@@ -9,11 +9,12 @@ from piscope.commands.options import (
     form_option,
     ignore_option,
     json_option,
+    policies_option,
     posted_option,
+    quiet_option,
     tsc_khz_option,
     width_option,
 )
-from piscope.model.policy import POLICIES
 
 __all__ = ("compare",)
 
@@ -21,14 +22,9 @@ __all__ = ("compare",)
 @click.command()
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
-@click.option(
-    "--policy",
-    "policies",
-    multiple=True,
-    type=click.Choice(tuple(POLICIES)),
-    metavar="NAME",
-    help="Replay both captures under this policy. Repeatable.  [default: each under"
-    " that of its own kernel]",
+@policies_option(
+    "Replay both captures under this policy. Repeatable.  [default: each under"
+    " that of its own kernel]"
 )
 @posted_option
 @ignore_option
@@ -36,7 +32,7 @@ __all__ = ("compare",)
 @form_option
 @json_option
 @width_option
-@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+@quiet_option
 def compare(
     a: str,
     b: str,

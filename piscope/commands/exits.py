@@ -9,6 +9,7 @@ import click
 from piscope.commands.options import (
     from_option,
     ignore_option,
+    quiet_option,
     to_option,
     tsc_khz_option,
     vcpu_option,
@@ -54,7 +55,7 @@ __all__ = ("exits",)
 @tsc_khz_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @width_option
-@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+@quiet_option
 def exits(
     trace: str,
     output: str | None,

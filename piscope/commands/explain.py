@@ -9,12 +9,13 @@ from piscope.commands.options import (
     form_option,
     ignore_option,
     json_option,
+    policies_option,
     posted_option,
+    quiet_option,
     tsc_khz_option,
     vm_option,
     width_option,
 )
-from piscope.model.policy import POLICIES
 
 __all__ = ("KINDS", "explain")
 
@@ -66,15 +67,10 @@ KINDS = (
     help="The N-th of --hit, by time; those that only may be one come last."
     "  [default: 1]",
 )
-@click.option(
-    "--policy",
-    "policies",
-    multiple=True,
-    type=click.Choice(tuple(POLICIES)),
-    metavar="NAME",
-    help="The policy that --hit and --finding are about. Repeatable: others to tell"
+@policies_option(
+    "The policy that --hit and --finding are about. Repeatable: others to tell"
     " beside it.  [default: preempt-only and suppress-on-put, which a single one is"
-    " told beside as well]",
+    " told beside as well]"
 )
 @posted_option
 @ignore_option
@@ -82,7 +78,7 @@ KINDS = (
 @form_option
 @json_option
 @width_option
-@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+@quiet_option
 def explain(
     trace: str,
     vcpus: tuple[str, ...],

@@ -5,9 +5,12 @@ They say the same everywhere: what a trace is narrowed to, and how it is printed
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar, get_args
 
 import click
+
+from piscope.model.policy import POLICIES
 
 __all__ = (
     "Form",
@@ -17,13 +20,17 @@ __all__ = (
     "ignore_option",
     "json_option",
     "platform_option",
+    "policies_option",
     "posted_option",
+    "quiet_option",
     "to_option",
     "tsc_khz_option",
     "vcpu_option",
     "vm_option",
     "width_option",
 )
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 Form = Literal["terminal", "md", "json"]
 
@@ -59,6 +66,19 @@ ignore_option = click.option(
     metavar="PATTERN",
     help="As if the trace did not hold these events. Repeatable.",
 )
+
+
+def policies_option(meaning: str) -> Callable[[_F], _F]:
+    """`--policy NAME`, repeatable; what several of them mean is the command's own."""
+    return click.option(
+        "--policy",
+        "policies",
+        multiple=True,
+        type=click.Choice(tuple(POLICIES)),
+        metavar="NAME",
+        help=meaning,
+    )
+
 
 posted_option = click.option(
     "--posted",
@@ -115,3 +135,5 @@ width_option = click.option(
     metavar="COLUMNS",
     help="Width of the report, 80 to 120.  [default: the terminal's, else 80]",
 )
+
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress bar.")

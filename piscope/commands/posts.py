@@ -10,6 +10,7 @@ from piscope.commands.options import (
     from_option,
     ignore_option,
     json_option,
+    quiet_option,
     to_option,
     tsc_khz_option,
     vcpu_option,
@@ -54,7 +55,7 @@ __all__ = ("posts",)
 @form_option
 @json_option
 @width_option
-@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+@quiet_option
 def posts(
     traces: tuple[str, ...],
     listed: bool,

@@ -12,13 +12,14 @@ from piscope.commands.options import (
     from_option,
     ignore_option,
     platform_option,
+    policies_option,
     posted_option,
+    quiet_option,
     to_option,
     tsc_khz_option,
     vcpu_option,
     vm_option,
 )
-from piscope.model.policy import POLICIES
 
 if TYPE_CHECKING:
     from piscope.pipeline import Analysis
@@ -37,13 +38,8 @@ __all__ = ("report",)
     help="The directory to write. It appears when it is complete; an older report"
     " there is replaced, anything else is left alone.",
 )
-@click.option(
-    "--policy",
-    "policies",
-    multiple=True,
-    type=click.Choice(tuple(POLICIES)),
-    metavar="NAME",
-    help="A policy to replay. Repeatable.  [default: preempt-only and suppress-on-put]",
+@policies_option(
+    "A policy to replay. Repeatable.  [default: preempt-only and suppress-on-put]"
 )
 @fastpath_option
 @platform_option
@@ -55,7 +51,7 @@ __all__ = ("report",)
 @from_option
 @to_option
 @tsc_khz_option
-@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+@quiet_option
 def report(
     traces: tuple[str, ...],
     output: str,

@@ -8,6 +8,7 @@ from piscope.commands.options import (
     from_option,
     ignore_option,
     posted_option,
+    quiet_option,
     to_option,
     tsc_khz_option,
     vcpu_option,
@@ -49,7 +50,7 @@ __all__ = ("timeline",)
     metavar="COLUMNS",
     help="Width of the picture.  [default: the terminal's, else 80]",
 )
-@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+@quiet_option
 def timeline(
     trace: str,
     policy: str,
