@@ -9,6 +9,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from piscope.events.catalog import analysis_fields
 from piscope.events.normalize import collect
 from piscope.model.policy import (
@@ -20,6 +23,7 @@ from piscope.model.policy import (
 )
 from piscope.observed import ObservedIrqs
 from piscope.outcomes import PolicyResult
+from piscope.parts import Own
 from piscope.posted import Posted, parse_posted
 from piscope.replay.exposure import expose, posting_by_hardware
 from piscope.replay.fastpath import DEFAULT_FASTPATH
@@ -35,7 +39,7 @@ from piscope.timeline.build import build_timeline
 from piscope.timeline.observed import find_observed
 from piscope.timeline.user_posts import UserPosts, with_user_posts
 
-__all__ = ("DEFAULT_POLICIES", "Analysis", "analyze")
+__all__ = ("DEFAULT_POLICIES", "Analysis", "Part", "analyze")
 
 DEFAULT_POLICIES = ("preempt-only", "suppress-on-put")
 """The two that the patch 6737557442e5 (v6.17) lies between."""
@@ -62,6 +66,31 @@ class Analysis:
     captured: Recognized
     results: dict[str, PolicyResult]
     walks: dict[str, Replayed]
+
+
+@dataclass(slots=True)
+class Part:
+    """A part of an analysis: tables of some stretch of the trace, and what is its own.
+
+    What is of the whole trace is so in every part: `timeline.span_ns`, `vcpus`,
+    `probes`, `userspace_visible`, `unplaced_losses`, `lost_windows`; `events.info`,
+    `names`, `losses`, `counts`, `markers`; `posted`, `posting_by_hardware`, `captured`;
+    `Exposure.lost` and `Residual.lost`. Of a part's own rows only are
+    `Exposure.invisible`, `Residual`'s rows, `Costs` and `contradictions`; they add up.
+    All other tables have the context's rows, too.
+
+    rows  int64[events]  each event's row in EVENTS of the whole trace
+    """
+
+    analysis: Analysis
+    own: Own
+    rows: npt.NDArray[np.int64]
+
+    @staticmethod
+    def of_whole(analysis: Analysis) -> Part:
+        """An analysis that was made at once, as the only part."""
+        n = len(analysis.events)
+        return Part(analysis, Own(0, n), np.arange(n))
 
 
 def analyze(
@@ -114,13 +143,15 @@ def analyze(
     posted = resolve_posted(posted, timeline.posts)
     stimuli = build_stimuli(timeline, events, posted)
     met = what_posts_met(timeline, stimuli, places)
+    own = Own(0, len(events))
 
     def replayed(name: str) -> tuple[Replayed, PolicyResult]:
         progress(f"replay {name}")
         policy = POLICIES[name]
         walked = replay(timeline, stimuli, policy, platform, fastpath)
         what_if = posted != "none"
-        return walked, _result(policy, timeline, stimuli, walked, places, met, what_if)
+        found = _result(policy, timeline, stimuli, walked, places, met, what_if, own)
+        return walked, found
 
     # numpy does most of it without the interpreter's lock
     with ThreadPoolExecutor(2) as both:
@@ -155,12 +186,14 @@ def _result(
     places: Occupancy,
     met: Met,
     what_if: bool,
+    own: Own,
 ) -> PolicyResult:
     findings = find(timeline, stimuli, replayed, places, met)
     exposure, residual, costs = expose(
-        timeline, stimuli, replayed, findings, places, what_if, met.windows
+        timeline, stimuli, replayed, findings, places, what_if, met.windows, own
     )
     surprise = replayed.automaton.surprise[replayed.walk.before, replayed.letters]
+    surprise &= own.rows(stimuli.row)
     return PolicyResult(
         policy=policy.name,
         title=policy.title,

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from piscope.model.descriptor import POSTED_INTR_WAKEUP_VECTOR
 from piscope.model.letters import Letter
 from piscope.outcomes import Costs, Exposure, Findings, Hit, Residual
+from piscope.parts import Own
 from piscope.replay.automaton import Ranges
 from piscope.replay.findings import Replayed
 from piscope.replay.hidden_posts import WindowPosts, window_posts
@@ -59,16 +60,21 @@ def expose(
     places: Occupancy,
     what_if: bool,
     posted: WindowPosts | None = None,
+    own: Own | None = None,
 ) -> tuple[Exposure, Residual, Costs]:
     """One policy's exposure, what may have gone unseen, and its costs.
 
     `what_if`: some posts by KVM are replayed as posts by hardware, so that what the
     trace lost may hide such posts even where the captured hardware did not post.
     `posted` is what `window_posts` gives, for callers that replay several policies.
+    `own`: of a part of a trace its own rows; what has no row in the end (hidden visits,
+    Residual, Costs) is counted of those only. None: all.
     """
     w = timeline.windows
     if posted is None:
         posted = window_posts(timeline)
+    if own is None:
+        own = Own(0, len(places.events))
     a, walk, letters = replayed.automaton, replayed.walk, replayed.letters
     put = np.flatnonzero(
         (letters >= Letter.PUT_RUN_PREEMPTED) & (letters <= Letter.PUT_BLOCK_IF0_NOT)
@@ -89,7 +95,7 @@ def expose(
     unseen = maybe & ~on_at_put & ~w.probed
     told = findings.window[findings.maybe(Hit.UNLOADED_HOST, Hit.WRONG_VCPU)]
     unseen[told[told >= 0]] = False
-    invisible = _invisible_visits(timeline)
+    invisible = _invisible_visits(timeline, own)
     if hardware is False:
         unseen[:] = False
         invisible[:] = 0
@@ -102,15 +108,15 @@ def expose(
     unseen_wrong[at] = guest_ns > 0
     return (
         Exposure(exposed, maybe, on_at_put, unseen, unseen_wrong, invisible, lost),
-        _residual(timeline, stimuli, replayed, hardware, posted, what_if),
-        _costs(stimuli, replayed, len(timeline.vcpus)),
+        _residual(timeline, stimuli, replayed, hardware, posted, what_if, own),
+        _costs(stimuli, replayed, len(timeline.vcpus), own),
     )
 
 
-def _invisible_visits(timeline: Timeline) -> npt.NDArray[np.int64]:
+def _invisible_visits(timeline: Timeline, own: Own) -> npt.NDArray[np.int64]:
     """Stretches in KVM that may hide a visit to userspace, by vCPU."""
     i = timeline.intervals
-    hidden = (i.kind == Kind.HOST) & (i.row >= 0) & ~i.certain
+    hidden = (i.kind == Kind.HOST) & (i.row >= 0) & ~i.certain & own.intervals(i)
     if timeline.userspace_visible:
         hidden[:] = False
     return np.bincount(i.vcpu[hidden], minlength=len(timeline.vcpus))
@@ -135,6 +141,7 @@ def _residual(
     hardware: bool | None,
     posted: WindowPosts,
     what_if: bool,
+    own: Own,
 ) -> Residual:
     a, walk, letters = replayed.automaton, replayed.walk, replayed.letters
     w = timeline.windows
@@ -148,13 +155,15 @@ def _residual(
     at = np.flatnonzero(
         np.isin(letters, (Letter.OBSERVE_ON1_PIR0, Letter.OBSERVE_ON1_PIR1))
     )
+    mine = own.windows(w)
     at = at[stimuli.row[at] == w.put_row[stimuli.window[at]]]
+    at = at[mine[stimuli.window[at]]]
     # (what they read is ON of the captured kernel, which SN did not silence)
     at = at[(a.on.min[walk.before[at]] == 0) & (a.sn.min[walk.before[at]] == 0)]
     surely = a.on.max[walk.before[at]] == 0
     # and ON that was set while the put ran (row 11), unless KVM did that, or the put
     # had armed the wakeup vector by then: that was a wakeup
-    within = np.flatnonzero((w.on_before == 0) & (w.on_put == 1))
+    within = np.flatnonzero((w.on_before == 0) & (w.on_put == 1) & mine)
     if replayed.policy.suppress_at_exit:
         within = within[:0]
     in_put = w.nv_put[within] != POSTED_INTR_WAKEUP_VECTOR
@@ -163,6 +172,7 @@ def _residual(
     # known to be set has no room for another, nor has one whose end a probe saw.
     put = (letters >= Letter.PUT_RUN_PREEMPTED) & (letters <= Letter.PUT_BLOCK_IF0_NOT)
     ends = np.flatnonzero((letters == Letter.ENTER) | put)
+    ends = ends[own.rows(stimuli.row[ends])]
     ends = ends[a.on.min[walk.before[ends]] == 0]
     # nor has one with SN set, or one that an entry takes what is latched in
     ends = ends[a.sn.min[walk.before[ends]] == 0]
@@ -200,7 +210,7 @@ def _rows(
     return Residual(vcpu, cpu, surely, seen, lost)
 
 
-def _costs(stimuli: Stimuli, replayed: Replayed, vcpus: int) -> Costs:
+def _costs(stimuli: Stimuli, replayed: Replayed, vcpus: int, own: Own) -> Costs:
     a = replayed.automaton
     # counted by what they met: few different pairs of set and letter
     policy = replayed.policy
@@ -208,12 +218,14 @@ def _costs(stimuli: Stimuli, replayed: Replayed, vcpus: int) -> Costs:
     if policy.suppress_at_exit or not policy.block_in_put:  # entries and exits, too
         last = max(Letter)
     mine = np.flatnonzero(replayed.letters <= last)
+    mine = mine[own.rows(stimuli.row[mine])]
+    more = own.rows(replayed.more_row)
     shape = (vcpus, *a.next_set.shape)
     met = (stimuli.vcpu[mine], replayed.walk.before[mine], replayed.letters[mine])
     flat = np.concatenate(
         [
             np.ravel_multi_index(met, shape),
-            np.ravel_multi_index(replayed.more, shape),
+            np.ravel_multi_index(tuple(c[more] for c in replayed.more), shape),
         ]
     )
     times = np.bincount(flat, minlength=int(np.prod(shape))).reshape(vcpus, -1)

@@ -54,6 +54,7 @@ class Replayed:
     sheltered  int64[m] rows of the entries that end a stretch so sheltered
     more       letters that stimuli lack, as (vCPU, set before, letter) columns: what
                kernels up to 5.16 did around a halt
+    more_row   int64[m] the event that each of those rests on
     """
 
     policy: Policy
@@ -63,6 +64,7 @@ class Replayed:
     fastpath: frozenset[int]
     sheltered: npt.NDArray[np.int64]
     more: tuple[Array, Array, Array]
+    more_row: npt.NDArray[np.int64]
 
     def least(self, ranges: Ranges) -> npt.NDArray[np.uint8]:
         """uint8[n]: the least a quantity is, for each letter."""
@@ -92,9 +94,11 @@ def replay(
         letters, np.maximum(vector, 0), starts, automaton
     )
     more: tuple[Array, Array, Array] = (letters[:0], letters[:0], letters[:0])
+    more_row = np.empty(0, np.int64)
     if added is not None:
         extra, own = added.extra, ~added.extra
         more = (added.vcpu, walk.before[extra], letters[extra])
+        more_row = added.row
         letters = letters[own]
         walk = Walk(walk.before[own], walk.after[own], walk.last)
     reasons = fastpath if policy.more_fastpath else frozenset()
@@ -106,6 +110,7 @@ def replay(
         fastpath=reasons,
         sheltered=sheltered_entries(timeline.acts, reasons),
         more=more,
+        more_row=more_row,
     )
 
 
