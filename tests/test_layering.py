@@ -31,6 +31,7 @@ SHARED = {
     "piscope.origins",
     "piscope.events_table",
     "piscope.outcomes",
+    "piscope.parts",
     "piscope.posted",
     "piscope.schema",
     "piscope.sources.raw",
