@@ -17,8 +17,9 @@ import pyarrow as pa
 from piscope import schema
 from piscope.model.letters import Letter
 from piscope.origins import Evidence, Given, Origin, Target
-from piscope.outcomes import Hit, PolicyResult, Row
+from piscope.outcomes import Findings, Hit, Row
 from piscope.pipeline import Analysis
+from piscope.replay.stimuli import Stimuli
 from piscope.schema import KERNEL_FIELDS, TABLES, arrow_schema
 from piscope.sources.raw import Array, Loss
 from piscope.tables import (
@@ -32,7 +33,21 @@ from piscope.tables import (
     Windows,
 )
 
-__all__ = ("EVENTS_AT_ONCE", "arrow_table", "event_tables", "listed_posts")
+__all__ = (
+    "EVENTS_AT_ONCE",
+    "arrow_table",
+    "event_tables",
+    "findings_table",
+    "intervals_table",
+    "listed_posts",
+    "losses_table",
+    "posts_table",
+    "stimuli_table",
+    "vcpus_table",
+    "windows_table",
+)
+
+Numbers = npt.NDArray[np.int64]
 
 EVENTS_AT_ONCE = 1 << 18
 """Rows of EVENTS in each of `event_tables`: most of its columns are nulls."""
@@ -43,38 +58,49 @@ def arrow_table(analysis: Analysis, name: str) -> pa.Table:
 
     Raises KeyError for a name that is no table.
     """
-    declared = TABLES[name]
-    timeline = analysis.timeline
-    if name == "EVENTS":
-        return pa.concat_tables(event_tables(analysis.events))
-    columns = {
-        "LOSSES": lambda: _losses(analysis.events.losses),
-        "VCPUS": lambda: _vcpus(timeline.vcpus),
-        "INTERVALS": lambda: _intervals(timeline.intervals),
-        "WINDOWS": lambda: _windows(timeline.windows),
-        "POSTS": lambda: _posts(timeline.posts),
-        "STIMULI": lambda: _stimuli(analysis),
-        "FINDINGS": lambda: _findings(analysis.results),
+    timeline, stimuli = analysis.timeline, analysis.stimuli
+    windows, posts = timeline.windows, timeline.posts
+    return {
+        "EVENTS": lambda: pa.concat_tables(event_tables(analysis.events)),
+        "LOSSES": lambda: losses_table(analysis.events.losses),
+        "VCPUS": lambda: vcpus_table(timeline.vcpus),
+        "INTERVALS": lambda: intervals_table(timeline.intervals),
+        "WINDOWS": lambda: windows_table(windows, np.arange(len(windows))),
+        "POSTS": lambda: posts_table(posts, np.arange(len(posts))),
+        "STIMULI": lambda: stimuli_table(stimuli, np.arange(len(stimuli))),
+        "FINDINGS": lambda: findings_table(
+            {policy: result.findings for policy, result in analysis.results.items()}
+        ),
     }[name]()
-    return _made(declared, columns)
 
 
-def event_tables(events: Events) -> Iterator[pa.Table]:
-    """EVENTS in pieces of at most EVENTS_AT_ONCE rows; at least one, maybe empty."""
-    for begin in range(0, max(len(events), 1), EVENTS_AT_ONCE):
-        end = min(begin + EVENTS_AT_ONCE, len(events))
-        yield _made(TABLES["EVENTS"], _events(events, begin, end))
+def event_tables(
+    events: Events,
+    begin: int = 0,
+    end: int | None = None,
+    row: Numbers | None = None,
+) -> Iterator[pa.Table]:
+    """EVENTS in pieces of at most EVENTS_AT_ONCE rows; at least one, maybe empty.
+
+    Those of the rows begin to end, half-open. `row`, int64[events], is what stands in
+    EVENTS.row; without it their own numbers.
+    """
+    end = len(events) if end is None else end
+    for here in range(begin, max(end, begin + 1), EVENTS_AT_ONCE):
+        there = min(here + EVENTS_AT_ONCE, end)
+        numbers = np.arange(here, there) if row is None else row[here:there]
+        yield _made("EVENTS", {"row": numbers, **_events(events, here, there)})
 
 
-def _made(declared: schema.Table, columns: Mapping[str, Any]) -> pa.Table:
-    shape = arrow_schema(declared)
+def _made(name: str, columns: Mapping[str, Any]) -> pa.Table:
+    shape = arrow_schema(TABLES[name])
     arrays = [
         column
         if isinstance(column := columns[field.name], (pa.Array, pa.ChunkedArray))
         else pa.array(column, field.type)
         for field in shape
     ]
-    return schema.check(declared.name, pa.Table.from_arrays(arrays, schema=shape))
+    return schema.check(name, pa.Table.from_arrays(arrays, schema=shape))
 
 
 def _known(values: Array) -> pa.Array:
@@ -124,7 +150,6 @@ def _events(events: Events, begin: int, end: int) -> dict[str, Any]:
     told = np.array([bool(system) for system in systems] or [False], np.bool_)
     flags = events.flags[here]
     columns: dict[str, Any] = {
-        "row": np.arange(begin, end),
         "ts_ns": events.ts_ns[here],
         "cpu": events.cpu[here],
         "tid": events.tid[here],
@@ -155,14 +180,15 @@ def _field(events: Events, name: str, begin: int, end: int) -> pa.Array:
     return pa.array(values, mask=missing)
 
 
-def _losses(losses: Sequence[Loss]) -> dict[str, Any]:
+def losses_table(losses: Sequence[Loss]) -> pa.Table:
+    """LOSSES."""
     columns: dict[str, Any] = {
         f.name: [getattr(loss, f.name) for loss in losses] for f in fields(Loss)
     }
     # what a detail quotes of a damaged file may be no text
     columns["detail"] = [_text(detail) for detail in columns["detail"]]
     columns["cause"] = _words(columns["cause"])
-    return columns
+    return _made("LOSSES", columns)
 
 
 def _text(text: str | None) -> str | None:
@@ -171,33 +197,37 @@ def _text(text: str | None) -> str | None:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _vcpus(vcpus: Vcpus) -> dict[str, Any]:
+def vcpus_table(vcpus: Vcpus) -> pa.Table:
+    """VCPUS."""
     names = [c.name for c in TABLES["VCPUS"].columns]
     columns: dict[str, Any] = {
         name: [getattr(row, name) for row in vcpus.rows] for name in names
     }
     columns["comm"] = [_text(comm) for comm in columns["comm"]]
     columns["evidence"] = _words(columns["evidence"])
-    return columns
+    return _made("VCPUS", columns)
 
 
-def _intervals(rows: Intervals) -> dict[str, Any]:
-    return {
+def intervals_table(rows: Intervals) -> pa.Table:
+    """INTERVALS."""
+    columns = {
         **_same_names(rows, "vcpu", "start_ns", "end_ns", "certain"),
         "kind": _named(rows.kind, Kind),
         "cpu": _known(rows.cpu),
         "reason": _known(rows.reason),
         "row": _known(rows.row),
     }
+    return _made("INTERVALS", columns)
 
 
-def _windows(rows: Windows) -> dict[str, Any]:
+def windows_table(rows: Windows, window: Numbers) -> pa.Table:
+    """WINDOWS; `window`, int64[windows], are their numbers."""
     flat = pa.array(rows.new_pir.reshape(-1))
     item = arrow_schema(TABLES["WINDOWS"]).field("new_pir").type
-    return {
+    columns = {
         **_same_names(rows, "vcpu", "put_row", "put_ns", "put_cpu"),
         **_same_names(rows, "load_ns", "end_row", "certain", "probed"),
-        "window": np.arange(len(rows)),
+        "window": window,
         "reason": _named(rows.reason, PutReason),
         "load_row": _known(rows.load_row),
         "load_cpu": _known(rows.load_cpu),
@@ -209,16 +239,18 @@ def _windows(rows: Windows) -> dict[str, Any]:
         "nv_put": _known(rows.nv_put),
         "new_pir": pa.FixedSizeListArray.from_arrays(flat, type=item),
     }
+    return _made("WINDOWS", columns)
 
 
-def _posts(rows: Posts) -> dict[str, Any]:
-    return {
+def posts_table(rows: Posts, post: Numbers) -> pa.Table:
+    """POSTS; `post`, int64[posts], are their numbers."""
+    columns = {
         **_same_names(rows, "ts_ns", "at", "row", "vcpu_id", "vector", "msi"),
         **_same_names(rows, "unicast", "posted", "certain", "cause", "postable"),
         "cpu": _known(rows.cpu),
         "tid": _known(rows.tid),
         "given": _named(rows.given, Given),
-        "post": np.arange(len(rows)),
+        "post": post,
         "origin": _named(rows.origin, Origin),
         "evidence": _named(rows.evidence, Evidence),
         "target_by": _named(rows.target_by, Target),
@@ -226,6 +258,7 @@ def _posts(rows: Posts) -> dict[str, Any]:
         "device": _coded(rows.device, rows.devices, rows.device < 0),
         "vcpu": _known(rows.vcpu),
     }
+    return _made("POSTS", columns)
 
 
 def listed_posts(
@@ -236,8 +269,8 @@ def listed_posts(
     `target` is the vCPU's label, null where it is not told, `thread` the name and
     number of the thread in whose context it was.
     """
-    table = _made(TABLES["POSTS"], _posts(timeline.posts)).take(pa.array(which))
     posts, labels = timeline.posts, [v.label for v in timeline.vcpus.rows]
+    table = posts_table(posts, np.arange(len(posts))).take(pa.array(which))
     tids, at = np.unique(posts.tid[which], return_inverse=True)
     names = [f"{events.info.comms.get(t, '?')}[{t}]" for t in tids.tolist()]
     threads = pa.array([_text(name) for name in names], pa.string())
@@ -252,20 +285,22 @@ def listed_posts(
     return table.append_column("thread", threads.take(pa.array(at.reshape(-1))))
 
 
-def _stimuli(analysis: Analysis) -> dict[str, Any]:
-    rows = analysis.stimuli
-    return {
+def stimuli_table(rows: Stimuli, stimulus: Numbers) -> pa.Table:
+    """STIMULI; `stimulus`, int64[stimuli], are their numbers."""
+    columns = {
         **_same_names(rows, "vcpu", "ts_ns", "row", "cpu"),
-        "stimulus": np.arange(len(rows)),
+        "stimulus": stimulus,
         "letter": _named(rows.letter, Letter),
         "window": _known(rows.window),
         "post": _known(rows.post),
         "vector": _known(rows.vector),
     }
+    return _made("STIMULI", columns)
 
 
-def _findings(results: Mapping[str, PolicyResult]) -> dict[str, Any]:
-    found = [result.findings for result in results.values()]
+def findings_table(findings: Mapping[str, Findings]) -> pa.Table:
+    """FINDINGS of those policies, by name."""
+    found = list(findings.values())
 
     def column(name: str, dtype: npt.DTypeLike) -> Array:
         parts = [getattr(rows, name) for rows in found]
@@ -277,8 +312,8 @@ def _findings(results: Mapping[str, PolicyResult]) -> dict[str, Any]:
     which = np.zeros(len(possible), np.int16)
     for hit in Hit:
         which[possible == 1 << hit] = hit
-    return {
-        "policy": _coded(policy, list(results)),
+    columns = {
+        "policy": _coded(policy, list(findings)),
         "stimulus": column("stimulus", np.int64),
         "hit": _coded(which, [_label(hit) for hit in Hit], ~single),
         "possible": _bit_names(possible, Hit),
@@ -293,6 +328,7 @@ def _findings(results: Mapping[str, PolicyResult]) -> dict[str, Any]:
         "victim": _known(column("victim", np.int32)),
         "idle": column("idle", np.bool_),
     }
+    return _made("FINDINGS", columns)
 
 
 def _bit_names(bits: Array, enum: type[IntEnum]) -> pa.Array:

@@ -11,7 +11,9 @@ Of several traces it is a dataset, partitioned by trace as Hive does it:
     DIR/EVENTS/trace=NAME/EVENTS.parquet
     DIR/summary/trace=NAME.json
 
-It is written under a temporary name beside DIR and renamed when it is complete.
+It is written under a temporary name beside DIR and renamed when it is complete. A long
+trace may come in parts, one after another; what is not written yet of them is at most
+a group of rows a table.
 """
 
 from __future__ import annotations
@@ -24,21 +26,22 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from piscope import __version__
-from piscope.arrow_tables import arrow_table, event_tables
 from piscope.errors import UsageError
-from piscope.pipeline import Analysis
+from piscope.part_tables import PartTables
+from piscope.pipeline import Analysis, Part
 from piscope.report.json_form import as_json
 from piscope.report.summary import Summary
 from piscope.schema import TABLES, arrow_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 __all__ = ("MANIFEST", "write_dataset", "write_report")
 
@@ -50,10 +53,16 @@ _FORMAT_VERSION = 1
 _MOST_MANIFEST_BYTES = 1 << 24
 _ROWS_IN_A_GROUP = 1 << 18
 
+Parts = Analysis | Iterable[Part]
+"""A trace that was analyzed at once, or in parts."""
+
+Told = Summary | Callable[[], Summary]
+"""Its summary, or what gives it when all parts have been taken."""
+
 
 def write_report(
-    analysis: Analysis,
-    summary: Summary,
+    parts: Parts,
+    summary: Told,
     directory: str | os.PathLike[str],
     *,
     options: Mapping[str, Any] | None = None,
@@ -61,8 +70,9 @@ def write_report(
 ) -> None:
     """Write the report of one trace; an older report of that name is replaced.
 
-    `options` are what the user asked for, for the manifest. Without `events` the table
-    EVENTS is left out.
+    Of a trace in parts each is taken, written and let go before the next one, and
+    `summary` is called behind the last. `options` are what the user asked for, for the
+    manifest. Without `events` the table EVENTS is left out.
 
     Raises UsageError, naming the path, when it is there and neither an empty directory
     nor a report of piscope, or when it can't be written.
@@ -71,15 +81,17 @@ def write_report(
     try:
         _refuse(final)
         with _replacing(final.resolve()) as folder:
-            files = _write_tables(
-                analysis, lambda name: folder / f"{name}.parquet", folder, events
-            )
-            _write_json(folder / "summary.json", as_json(summary))
+            rows = _write_tables(parts, folder, events)
+            told = _told(summary)
+            _write_json(folder / "summary.json", as_json(told))
             manifest = {
                 **_head(options),
-                **_trace(summary),
+                **_trace(told),
                 "summary": "summary.json",
-                "tables": files,
+                "tables": [
+                    {"file": _file(name), "rows": n, **asdict(TABLES[name])}
+                    for name, n in rows.items()
+                ],
             }
             _write_json(folder / MANIFEST, manifest)
     except OSError as e:
@@ -87,7 +99,7 @@ def write_report(
 
 
 def write_dataset(
-    parts: Iterable[tuple[Analysis, Summary]],
+    traces: Iterable[tuple[Parts, Told]],
     directory: str | os.PathLike[str],
     *,
     options: Mapping[str, Any] | None = None,
@@ -95,42 +107,48 @@ def write_dataset(
 ) -> None:
     """Write several traces' reports as one dataset; the rest is as for `write_report`.
 
-    The parts are taken one after another, and each is let go before the next one. A
+    The traces are taken one after another, and each is let go before the next one. A
     trace's name is its file's, without what no folder can be called, and with a number
     behind it where two are the same.
     """
     final = Path(directory)
-    traces: list[dict[str, Any]] = []
+    written: list[dict[str, Any]] = []
     try:
         _refuse(final)
         with _replacing(final.resolve()) as folder:
             (folder / "summary").mkdir()
-            for analysis, summary in parts:
-                part = _part(summary.trace.path, {t["name"] for t in traces})
-
-                def place(name: str, part: str = part) -> Path:
-                    inside = folder / name / f"trace={part}"
+            for parts, summary in traces:
+                rows = _write_tables(parts, folder, events)
+                del parts
+                told = _told(summary)
+                name = _name(told.trace.path, {t["name"] for t in written})
+                for table in rows:
+                    inside = folder / table / f"trace={name}"
                     inside.mkdir(parents=True)
-                    return inside / f"{name}.parquet"
-
-                files = _write_tables(analysis, place, folder, events)
-                told = f"summary/trace={part}.json"
-                _write_json(folder / told, as_json(summary))
-                rows = {file["name"]: file["rows"] for file in files}
-                traces.append(
-                    {"name": part, **_trace(summary), "summary": told, "rows": rows}
+                    (folder / _file(table)).rename(inside / _file(table))
+                place = f"summary/trace={name}.json"
+                _write_json(folder / place, as_json(told))
+                written.append(
+                    {"name": name, **_trace(told), "summary": place, "rows": rows}
                 )
-                del analysis
             tables = [asdict(t) for n, t in TABLES.items() if events or n != "EVENTS"]
             _write_json(
                 folder / MANIFEST,
-                {**_head(options), "traces": traces, "tables": tables},
+                {**_head(options), "traces": written, "tables": tables},
             )
     except OSError as e:
         raise UsageError(f"can't be written: {e.strerror or e}", path=final) from e
 
 
-def _part(path: str, taken: set[str]) -> str:
+def _told(summary: Told) -> Summary:
+    return summary if isinstance(summary, Summary) else summary()
+
+
+def _file(table: str) -> str:
+    return f"{table}.parquet"
+
+
+def _name(path: str, taken: set[str]) -> str:
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", Path(path).name)[:120] or "trace"
     name, number = plain, 1
     while name in taken:
@@ -244,39 +262,69 @@ def _umask() -> int:
     return mask
 
 
-def _write_tables(
-    analysis: Analysis,
-    place: Callable[[str], Path],
-    folder: Path,
-    events: bool,
-) -> list[dict[str, Any]]:
-    files = []
-    for name, declared in TABLES.items():
-        if name == "EVENTS" and not events:
-            continue
-        pieces = (
-            event_tables(analysis.events)
-            if name == "EVENTS"
-            else iter([arrow_table(analysis, name)])
+def _write_tables(parts: Parts, folder: Path, events: bool) -> dict[str, int]:
+    """Write FOLDER/TABLE.parquet; the rows of each table that was written."""
+    names = [name for name in TABLES if events or name != "EVENTS"]
+    tables = PartTables()
+    each = [Part.of_whole(parts)] if isinstance(parts, Analysis) else parts
+    del parts
+    with ExitStack() as open_files:
+        files = {
+            name: open_files.enter_context(_Rows(folder / _file(name), name))
+            for name in names
+        }
+        for part in each:
+            for name, table in tables.tables_of(part, names):
+                files[name].add(table)
+                del table
+            del part
+    return {name: file.rows for name, file in files.items()}
+
+
+class _Rows:
+    """A Parquet file to which tables are added, in groups of rows of a fair size."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        import pyarrow.parquet as pq
+
+        self.rows = 0
+        self._waiting: list[pa.Table] = []
+        self._waiting_rows = 0
+        self._file: pq.ParquetWriter = pq.ParquetWriter(
+            path,
+            arrow_schema(TABLES[name]),
+            compression="zstd",
+            compression_level=3,
         )
-        path = place(name)
-        rows = _write_parquet(path, pieces, arrow_schema(declared))
-        file = path.relative_to(folder).as_posix()
-        files.append({"file": file, "rows": rows, **asdict(declared)})
-    return files
 
+    def __enter__(self) -> _Rows:
+        return self
 
-def _write_parquet(path: Path, pieces: Iterator[pa.Table], shape: pa.Schema) -> int:
-    import pyarrow.parquet as pq
+    def __exit__(self, failed: object, *_: object) -> None:
+        try:
+            if failed is None:
+                self._write()
+        finally:
+            self._file.close()
 
-    rows = 0
-    with pq.ParquetWriter(
-        path, shape, compression="zstd", compression_level=3
-    ) as writer:
-        for piece in pieces:
-            rows += piece.num_rows
-            writer.write_table(piece, row_group_size=_ROWS_IN_A_GROUP)
-    return rows
+    def add(self, table: pa.Table) -> None:
+        """Write it, or keep it until there are rows enough for a group."""
+        self._waiting.append(table)
+        self._waiting_rows += table.num_rows
+        self.rows += table.num_rows
+        if self._waiting_rows >= _ROWS_IN_A_GROUP:
+            self._write()
+
+    def _write(self) -> None:
+        import pyarrow as pa
+
+        waiting, self._waiting, self._waiting_rows = self._waiting, [], 0
+        if not waiting:
+            return
+        table = waiting[0]
+        if len(waiting) > 1:  # each part has its own dictionaries
+            table = pa.concat_tables(waiting).unify_dictionaries()
+        self._file.write_table(table, row_group_size=_ROWS_IN_A_GROUP)
 
 
 def _write_json(path: Path, value: Any) -> None:
