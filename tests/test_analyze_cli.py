@@ -175,17 +175,20 @@ def test_half_of_the_time_unknown_is_too_much() -> None:
 
     import numpy as np
 
-    from piscope.tables import Kind
+    from piscope.tables import Kind, Vcpu, Vcpus
+
+    vcpu = Vcpu(0, 7, None, None, 0, None, "kvm_entry", "v")
 
     def timeline(kinds: list[Kind], lengths: list[int]) -> Any:
         ends = np.cumsum(lengths)
         return SimpleNamespace(
-            vcpus=SimpleNamespace(rows=[SimpleNamespace(vcpu=0, label="v")]),
+            vcpus=Vcpus([vcpu], False, np.full(9, -1, np.int32)),
             intervals=SimpleNamespace(
                 vcpu=np.zeros(len(kinds), int),
                 kind=np.array(kinds),
                 start_ns=ends - lengths,
                 end_ns=ends,
+                row=np.arange(len(kinds)),
             ),
         )
 

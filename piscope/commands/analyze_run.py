@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import cast
 
 import click
-import numpy as np
 
 from piscope import pipeline
 from piscope.allocator import keep_freed_memory
@@ -30,6 +29,7 @@ from piscope.commands.survey import Survey, survey
 from piscope.commands.watched import WatchedSource
 from piscope.errors import PiscopeError, UsageError
 from piscope.output import replacing
+from piscope.parts import Own
 from piscope.posted import Posted, parse_posted
 from piscope.replay.fastpath import DEFAULT_FASTPATH
 from piscope.report.html import render_html, require_extra
@@ -40,8 +40,9 @@ from piscope.report.render import render, render_markdown
 from piscope.report.selection import Selection
 from piscope.report.summarize import summarize
 from piscope.report.summary import Summary
+from piscope.report.tally import KnownTime
 from piscope.sources.raw import Source
-from piscope.tables import Kind, Timeline
+from piscope.tables import Timeline
 from piscope.timeline.user_posts import UserPosts
 
 __all__ = ("Request", "analysis_of", "analyze_all", "timeline_unknown")
@@ -178,24 +179,11 @@ def checked(request: Request, traces: tuple[str, ...]) -> tuple[Selection, Told]
 def timeline_unknown(timeline: Timeline, labels: Collection[str]) -> bool:
     """Whether what these vCPUs did is unknown for more than half of their time.
 
-    A vCPU's time is that from its first event to its last: what lies outside says
-    nothing of the trace (it did not run yet, or not any more). True where none of
-    them has any.
+    See report.tally.KnownTime.
     """
-    i = timeline.intervals
-    unknown_ns = seen_ns = 0
-    for vcpu in timeline.vcpus.rows:
-        if vcpu.label not in labels:
-            continue
-        mine = np.flatnonzero(i.vcpu == vcpu.vcpu)
-        told = np.flatnonzero(i.kind[mine] != Kind.UNKNOWN)
-        if not len(told):
-            continue
-        inside = mine[told[0] : told[-1] + 1]
-        length_ns = i.end_ns[inside] - i.start_ns[inside]
-        seen_ns += int(length_ns.sum())
-        unknown_ns += int(length_ns[i.kind[inside] == Kind.UNKNOWN].sum())
-    return seen_ns == 0 or 2 * unknown_ns > seen_ns
+    known_time = KnownTime()
+    known_time.add(timeline, Own(0, 0))
+    return known_time.timeline_unknown(labels)
 
 
 def analyzed(

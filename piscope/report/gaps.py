@@ -4,15 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from piscope.posted import parse_posted
+from piscope.report.own_part import ChosenPart
 from piscope.report.summary import Question, Summary
-from piscope.tables import Events, PutReason, Timeline
+from piscope.tables import PutReason
 
-__all__ = ("cannot_tell",)
+__all__ = ("GapsTally",)
+
+_ASKED = (
+    "sched_waking",
+    "sched_wakeup",
+    "sched_switch",
+    "kvm_apicv_accept_irq",
+    "kvm_apic_accept_irq",
+)
 
 
-def cannot_tell(summary: Summary, events: Events, timeline: Timeline) -> list[str]:
-    """One sentence for each thing that the numbers leave open, most telling first."""
+class GapsTally:
+    """What no number of a summary tells of what the trace could not show."""
+
+    def __init__(self) -> None:
+        self._has: dict[str, bool] = {}
+        self._userspace_visible = True
+        self._halts = 0
+
+    def add(self, part: ChosenPart) -> None:
+        """Count a part's own halts that are taken to have interrupts enabled."""
+        events, timeline = part.analysis.events, part.analysis.timeline
+        w = timeline.windows
+        self._has = {name: events.has(name) for name in _ASKED}
+        self._userspace_visible = timeline.userspace_visible
+        halts = (w.reason == PutReason.BLOCKING) & (w.nv_put < 0) & part.windows
+        self._halts += int(np.count_nonzero(halts))
+
+    def finish(self, summary: Summary) -> list[str]:
+        """A sentence for each thing that the numbers leave open, most telling first."""
+        return _cannot_tell(summary, self._has, self._userspace_visible, self._halts)
+
+
+def _cannot_tell(
+    summary: Summary, has: dict[str, bool], userspace_visible: bool, halts: int
+) -> list[str]:
     said: list[str] = []
     trace, question = summary.trace, summary.question
     for loss in trace.losses:
@@ -33,7 +67,6 @@ def cannot_tell(summary: Summary, events: Events, timeline: Timeline) -> list[st
             "device, no IPI virtualization): nothing but KVM posted here, and both "
             "policies are replayed as if it had been needed."
         )
-    halts = _halts_taken_as_enabled(timeline)
     if halts and trace.posting_by_hardware is not False:
         said.append(
             f"{halts:,} puts of a blocked vCPU are taken to be of a guest that halted "
@@ -41,22 +74,22 @@ def cannot_tell(summary: Summary, events: Events, timeline: Timeline) -> list[st
             "tells. With IF=0 (a vCPU going offline) SN and NV stay as they were. "
             "Probes tell."
         )
-    if not timeline.userspace_visible:
+    if not userspace_visible:
         said.append(
             "Visits to userspace leave no event here; each is a window that is not "
             "counted for sure. Record kvm:kvm_userspace_exit and kvm:kvm_fpu."
         )
-    if not (events.has("sched_waking") or events.has("sched_wakeup")):
+    if not (has["sched_waking"] or has["sched_wakeup"]):
         said.append(
             "Without sched:sched_waking a sleep can't be told from a preemption that "
             "prints as one (kernels 5.18 to 6.15)."
         )
-    if not events.has("sched_switch"):
+    if not has["sched_switch"]:
         said.append(
             "Without sched:sched_switch no preemption, block or sleep is visible, and "
             "no pCPU's other work. Record sched:sched_switch."
         )
-    if not (events.has("kvm_apicv_accept_irq") or events.has("kvm_apic_accept_irq")):
+    if not (has["kvm_apicv_accept_irq"] or has["kvm_apic_accept_irq"]):
         said.append(
             "No post by KVM is in this trace: either none was made, or its events were "
             "not recorded (kvm:kvm_apicv_accept_irq, kvm:kvm_apic_accept_irq, "
@@ -101,11 +134,6 @@ def cannot_tell(summary: Summary, events: Events, timeline: Timeline) -> list[st
         "recorded."
     )
     return said
-
-
-def _halts_taken_as_enabled(timeline: Timeline) -> int:
-    w = timeline.windows
-    return int(((w.reason == PutReason.BLOCKING) & (w.nv_put < 0)).sum())
 
 
 def _what_if(question: Question) -> Iterator[str]:

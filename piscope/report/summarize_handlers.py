@@ -7,79 +7,84 @@ often and how long each handler ran: that is where the unseen ones were.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
-from piscope.outcomes import Hit
-from piscope.report.analyzed import Analyzed
+from piscope.report.own_part import ChosenPart
 from piscope.report.render_words import exit_reason_name
-from piscope.report.selection import Selection
-from piscope.report.summary import Bounds, Handler
+from piscope.report.summarize_policy import PolicyTally
+from piscope.report.summary import Handler
 from piscope.sources.raw import Array
 from piscope.tables import Acts, Kind
 
-__all__ = ("summarize_handlers",)
+__all__ = ("HandlersTally",)
 
 # timeline.lifecycle.Act, bits of ACTS.act
 _LOAD, _PUT, _ENTER, _EXIT = 1, 2, 4, 8
 
 
-def summarize_handlers(
-    analysis: Analyzed, chosen: npt.NDArray[np.bool_], selection: Selection
-) -> list[Handler]:
-    """One line a VM-exit reason, most known residual notifications first.
+class HandlersTally:
+    """VM-exits and the time of their handlers, by reason."""
 
-    Then by the time that its handler took on the way straight back to the guest.
-    """
-    timeline = analysis.timeline
-    acts, i = timeline.acts, timeline.intervals
-    exits = (acts.act & _EXIT) != 0
-    exits &= chosen[acts.vcpu] & selection.of_cpus(acts.cpu) & (acts.reason >= 0)
-    straight = exits & _straight_back(acts)
-    back_ns = np.zeros(len(acts.act), np.int64)
-    back_ns[:-1] = np.diff(acts.ts_ns)
-    in_kvm = np.isin(i.kind, (Kind.HOST, Kind.HOST_IRQS_OFF)) & (i.reason >= 0)
-    in_kvm &= chosen[i.vcpu] & selection.of_cpus(i.cpu)
-    at = np.flatnonzero(in_kvm)
-    count = _by_reason(acts.reason[exits])
-    direct = _by_reason(acts.reason[straight])
-    direct_ns = _by_reason(acts.reason[straight], back_ns[straight])
-    time_ns = _by_reason(i.reason[at], (i.end_ns - i.start_ns)[at])
+    def __init__(self) -> None:
+        self._exits: Counter[int] = Counter()
+        self._straight: Counter[int] = Counter()
+        self._straight_ns: Counter[int] = Counter()
+        self._host_ns: Counter[int] = Counter()
 
-    lines = [
-        Handler(
-            reason=reason,
-            name=exit_reason_name(str(reason)),
-            exits=number,
-            straight_back=direct.get(reason, 0),
-            host_ns=time_ns.get(reason, 0),
-            straight_back_ns=direct_ns.get(reason, 0),
-            residual={},
-            savable={},
+    def add(self, part: ChosenPart) -> None:
+        """Count a part's own acts and intervals of selected vCPUs and pCPUs."""
+        timeline, chosen, of_cpus = (
+            part.analysis.timeline,
+            part.chosen,
+            part.selection.of_cpus,
         )
-        for reason, number in count.items()
-    ]
-    for name, result in analysis.results.items():
-        f = result.findings
-        mine = chosen[analysis.stimuli.vcpu[f.stimulus]] & selection.of_cpus(f.cpu)
-        mine &= f.maybe(Hit.HOST)
-        surely = f.surely(Hit.HOST)
-        for line in lines:
-            here = mine & (f.reason == line.reason)
-            line.residual[name] = _bounds(surely, here)
-            line.savable[name] = _bounds(surely, here & f.straight)
-    lines.sort(
-        key=lambda x: (
-            -max((b.max for b in x.residual.values()), default=0),
-            -x.straight_back_ns,
-            x.reason,
+        acts, i = timeline.acts, timeline.intervals
+        exits = (acts.act & _EXIT) != 0
+        exits &= chosen[acts.vcpu] & of_cpus(acts.cpu) & (acts.reason >= 0)
+        exits &= part.own.acts(acts)
+        # the entry may be another part's own
+        straight = exits & _straight_back(acts)
+        back_ns = np.zeros(len(acts.act), np.int64)
+        back_ns[:-1] = np.diff(acts.ts_ns)
+        in_kvm = np.isin(i.kind, (Kind.HOST, Kind.HOST_IRQS_OFF)) & (i.reason >= 0)
+        in_kvm &= chosen[i.vcpu] & of_cpus(i.cpu) & part.own.intervals(i)
+        at = np.flatnonzero(in_kvm)
+        direct = acts.reason[straight]
+        self._exits.update(_by_reason(acts.reason[exits]))
+        self._straight.update(_by_reason(direct))
+        self._straight_ns.update(_by_reason(direct, back_ns[straight]))
+        self._host_ns.update(_by_reason(i.reason[at], (i.end_ns - i.start_ns)[at]))
+
+    def finish(self, policies: Mapping[str, PolicyTally]) -> list[Handler]:
+        """One line a VM-exit reason, most known residual notifications first.
+
+        Then by the time that its handler took on the way straight back to the guest.
+        """
+        lines = [
+            Handler(
+                reason=reason,
+                name=exit_reason_name(str(reason)),
+                exits=number,
+                straight_back=self._straight[reason],
+                host_ns=self._host_ns[reason],
+                straight_back_ns=self._straight_ns[reason],
+                residual={n: p.residual_by_exit[reason] for n, p in policies.items()},
+                savable={n: p.savable_by_exit[reason] for n, p in policies.items()},
+            )
+            for reason, number in self._exits.items()
+        ]
+        lines.sort(
+            key=lambda x: (
+                -max((b.max for b in x.residual.values()), default=0),
+                -x.straight_back_ns,
+                x.reason,
+            )
         )
-    )
-    return lines
-
-
-def _bounds(surely: Array, here: Array) -> Bounds:
-    return Bounds(int((surely & here).sum()), int(here.sum()))
+        return lines
 
 
 def _straight_back(acts: Acts) -> npt.NDArray[np.bool_]:

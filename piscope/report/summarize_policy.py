@@ -2,122 +2,152 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from piscope.outcomes import Findings, Hit, PolicyResult, Row
-from piscope.report.analyzed import UNLOADED, Analyzed
-from piscope.report.selection import Selection
-from piscope.report.summary import Bounds, Exposed, PolicySummary
+from piscope.outcomes import Exposure, Findings, Hit, PolicyResult, Row
+from piscope.report.analyzed import UNLOADED
+from piscope.report.bounds_by import BoundsBy, bounds_of
+from piscope.report.own_part import ChosenPart
+from piscope.report.summarize_exposure import ExposureTally
+from piscope.report.summary import Bounds, PolicySummary
 from piscope.sources.raw import Array
-from piscope.tables import Kind, PutReason
+from piscope.tables import Kind, PutReason, Vcpu
 
-__all__ = ("summarize_policy",)
+__all__ = ("PolicyTally",)
 
 
-def summarize_policy(
-    analysis: Analyzed,
-    result: PolicyResult,
-    chosen: npt.NDArray[np.bool_],
-    selection: Selection,
-) -> PolicySummary:
-    """Count the findings, exposure and costs of the chosen vCPUs and pCPUs."""
-    timeline, stimuli = analysis.timeline, analysis.stimuli
-    f, w = result.findings, timeline.windows
-    mine = chosen[stimuli.vcpu[f.stimulus]] & (
-        selection.of_cpus(f.cpu) | (selection.cpus is None)
-    )
-    win = chosen[w.vcpu] & selection.of_cpus(w.put_cpu)
-    vcpu_mask = chosen & (selection.cpus is None or not timeline.userspace_visible)
+class PolicyTally:
+    """One policy's findings, exposure and costs, of the selected vCPUs and pCPUs.
 
-    def count(*hits: Hit, where: Array | None = None) -> Bounds:
-        which = mine if where is None else mine & where
-        return Bounds(
-            int((f.surely(*hits) & which).sum()), int((f.maybe(*hits) & which).sum())
+    residual_by_exit  known residual ones, by the VM-exit reason that was being handled
+    savable_by_exit   of those: the handler went straight back to the guest
+    """
+
+    def __init__(self, vcpus: int) -> None:
+        self._name = self._title = ""
+        self._outcomes = [Bounds() for _ in Hit]
+        self._unloaded, self._observed = Bounds(), Bounds()
+        self._host_irqs, self._coalesced = Bounds(), Bounds()
+        self._wrong_share = 0  # in parts of 2 ** -53
+        self._by_put, self._by_state = BoundsBy(), BoundsBy()
+        self.residual_by_exit, self.savable_by_exit = BoundsBy(), BoundsBy()
+        self._rows: Counter[int] = Counter()
+        self._not_certain = self._contradictions = 0
+        self._exposure = ExposureTally(vcpus)
+        self._unseen = self._unseen_wrong = self._unseen_residual = self._hidden = 0
+        self._costs = {name: Bounds() for name in _COSTS}
+        self._lost = self._residual_lost = self._slack = 0
+
+    def add(self, part: ChosenPart, result: PolicyResult) -> None:
+        """Count a part's own findings and windows, and what of the rest is its own."""
+        self._name, self._title = result.policy, result.title
+        self._slack = part.analysis.timeline.unplaced_losses
+        self._contradictions += result.contradictions
+        self._add_findings(part, result.findings)
+        self._add_exposure(part, result.exposure)
+        r = result.residual
+        mine = part.chosen[r.vcpu] & part.selection.of_cpus(r.cpu)
+        self._observed += bounds_of(r.surely & mine, r.seen & mine)
+        self._unseen_residual += int((~r.seen & mine).sum())
+        self._residual_lost = r.lost
+        for name, known in self._costs.items():
+            least, most = getattr(result.costs, name)[part.chosen].sum(0).tolist()
+            self._costs[name] = known + Bounds(least, most)
+
+    def _add_findings(self, part: ChosenPart, f: Findings) -> None:
+        mine = part.findings(f)
+        for hit in Hit:
+            self._outcomes[hit] += bounds_of(f.surely(hit) & mine, f.maybe(hit) & mine)
+        surely, maybe = f.surely(*UNLOADED) & mine, f.maybe(*UNLOADED) & mine
+        self._unloaded += bounds_of(surely, maybe)
+        self._by_put.add(part.put_reasons(f), surely, maybe)
+        self._wrong_share += _exact_sum(f.wrong_share[maybe])
+        surely, maybe = f.surely(Hit.HOST) & mine, f.maybe(Hit.HOST) & mine
+        self._by_state.add(f.kind, surely, maybe)
+        self.residual_by_exit.add(f.reason, surely, maybe)
+        self.savable_by_exit.add(f.reason, surely & f.straight, maybe & f.straight)
+        self._host_irqs += _host_irqs(f, mine)
+        sent = mine & f.maybe(Hit.HOST, Hit.UNLOADED_HOST)
+        self._coalesced += bounds_of(
+            sent & (f.coalesced == 1), sent & (f.coalesced != 0)
         )
+        values, counts = np.unique(f.row[mine], return_counts=True)
+        self._rows.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        self._not_certain += int((mine & ~f.certain).sum())
 
-    unloaded, wrong = count(*UNLOADED), count(Hit.WRONG_VCPU)
-    r = result.residual
-    res = chosen[r.vcpu] & selection.of_cpus(r.cpu)
-    observed = Bounds(int((r.surely & res).sum()), int((r.seen & res).sum()))
-    residual = count(Hit.HOST) + observed
-    unseen = int((result.exposure.unseen & win).sum())
-    hidden = int(result.exposure.invisible[vcpu_mask].sum())
-    lost = result.exposure.lost
-    unseen += hidden + lost
-    unseen_wrong = int((result.exposure.unseen_wrong & win).sum())
-    if result.exposure.invisible.any():
-        unseen_wrong += int(result.exposure.invisible[vcpu_mask].sum())
-    unseen_wrong += lost
-    unseen_residual = int((~r.seen & res).sum()) + r.lost
-    # Each event that was lost nobody knows where may hide a window, or fake one; only
-    # a policy that leaves some window open can have sent anything into it.
-    slack = timeline.unplaced_losses
-    open_slack = slack if unloaded.max + unseen else 0
-    # outside of any window, but maybe not loaded: where the trace lost the vCPU
-    reason = np.full(len(f), PutReason.UNKNOWN, np.uint8)
-    reason[f.window >= 0] = w.reason[f.window[f.window >= 0]]
+    def _add_exposure(self, part: ChosenPart, exposure: Exposure) -> None:
+        timeline = part.analysis.timeline
+        self._exposure.add(part, exposure)
+        self._unseen += int((exposure.unseen & part.puts).sum())
+        self._unseen_wrong += int((exposure.unseen_wrong & part.puts).sum())
+        if part.selection.cpus is None or not timeline.userspace_visible:
+            self._hidden += int(exposure.invisible[part.chosen].sum())
+        self._lost = exposure.lost
 
-    return PolicySummary(
-        name=result.policy,
-        title=result.title,
-        unloaded_notifications=_widened(unloaded, unseen, open_slack),
-        residual_notifications=_widened(residual, unseen_residual, slack),
-        wrong_vcpu=_widened(wrong, unseen_wrong, open_slack),
-        wrong_vcpu_if_evenly_spread=round(
-            float(f.wrong_share[f.maybe(*UNLOADED) & mine].sum()), 1
-        ),
-        known={
-            "unloaded_notifications": unloaded,
-            "residual_notifications": residual,
-            "wrong_vcpu": wrong,
-        },
-        outcomes={hit.label: count(hit) for hit in Hit},
-        unloaded_by_reason=_grouped(
-            lambda m: count(*UNLOADED, where=m),
-            {p.label: reason == p for p in PutReason},
-        ),
-        residual_by_state=_grouped(
-            lambda m: count(Hit.HOST, where=m),
-            {k.label: f.kind == k for k in Kind},
-        )
-        | ({"before-put": observed} if observed.max else {}),
-        residual_by_exit_reason=_grouped(
-            lambda m: count(Hit.HOST, where=m),
-            {
-                str(code): f.reason == code
-                for code in np.unique(f.reason).tolist()
-                if code >= 0
+    def finish(self, vcpus: Sequence[Vcpu], captured: str | None) -> PolicySummary:
+        """The outcome; of the selected vCPUs, `captured` is the kernel's policy."""
+        unloaded, wrong = self._unloaded, self._outcomes[Hit.WRONG_VCPU]
+        residual = self._outcomes[Hit.HOST] + self._observed
+        hidden = self._hidden + self._lost
+        unseen = self._unseen + hidden
+        # Each event that was lost nobody knows where may hide a window, or fake one;
+        # only a policy that leaves some window open can have sent anything into it.
+        slack = self._slack
+        open_slack = slack if unloaded.max + unseen else 0
+        by_state = {Kind(k).label: b for k, b in self._by_state.items()}
+        if self._observed.max:
+            by_state["before-put"] = self._observed
+        return PolicySummary(
+            name=self._name,
+            title=self._title,
+            unloaded_notifications=_widened(unloaded, unseen, open_slack),
+            residual_notifications=_widened(
+                residual, self._unseen_residual + self._residual_lost, slack
+            ),
+            wrong_vcpu=_widened(wrong, self._unseen_wrong + hidden, open_slack),
+            wrong_vcpu_if_evenly_spread=round(self._wrong_share / _ONE, 1),
+            known={
+                "unloaded_notifications": unloaded,
+                "residual_notifications": residual,
+                "wrong_vcpu": wrong,
             },
-        ),
-        exposure=_exposed(result, w.load_ns - w.put_ns, win),
-        exposure_by_reason={
-            p.label: _exposed(result, w.load_ns - w.put_ns, win & (w.reason == p))
-            for p in PutReason
-            if (result.exposure.maybe & win & (w.reason == p)).any()
-        },
-        exposure_by_vcpu={
-            row.label: _exposed(
-                result, w.load_ns - w.put_ns, win & (w.vcpu == row.vcpu)
-            )
-            for row in timeline.vcpus.rows
-            if chosen[row.vcpu]
-        },
-        costs={
-            name: Bounds(*(int(x) for x in getattr(result.costs, name)[chosen].sum(0)))
-            for name in ("pir_scans", "empty_scans", "locked_ops", "list_locks")
-        },
-        contradictions=result.contradictions,
-        hidden_windows=hidden + lost + open_slack,
-        lost_windows=lost,
-        host_irqs=_host_irqs(f, mine),
-        coalesced=_coalesced(f, mine & f.maybe(Hit.HOST, Hit.UNLOADED_HOST)),
-        rows=_rows(f.row[mine]),
-        not_certain=int((mine & ~f.certain).sum()),
-        as_if=_as_if(result.policy, analysis.captured.policy),
-    )
+            outcomes={hit.label: self._outcomes[hit] for hit in Hit},
+            unloaded_by_reason={PutReason(p).label: b for p, b in self._by_put.items()},
+            residual_by_state=by_state,
+            residual_by_exit_reason={
+                str(code): b for code, b in self.residual_by_exit.items() if code >= 0
+            },
+            exposure=self._exposure.total(),
+            exposure_by_reason=self._exposure.by_reason(),
+            exposure_by_vcpu=self._exposure.by_vcpu(vcpus),
+            costs=dict(self._costs),
+            contradictions=self._contradictions,
+            hidden_windows=hidden + open_slack,
+            lost_windows=self._lost,
+            host_irqs=self._host_irqs,
+            coalesced=self._coalesced,
+            rows=_labeled_rows(self._rows),
+            not_certain=self._not_certain,
+            as_if=_as_if(self._name, captured),
+        )
+
+
+_COSTS = ("pir_scans", "empty_scans", "locked_ops", "list_locks")
+_ONE = 1 << 53
+
+
+def _exact_sum(shares: npt.NDArray[np.float64]) -> int:
+    """The sum of numbers from 0 to 1, in parts of 2 ** -53; in integers, so that it is
+    the same in whatever order and parts they are summed.
+    """
+    scaled = shares * 2.0**26
+    high = np.floor(scaled)
+    low = np.rint((scaled - high) * 2.0**27)
+    return (int(high.astype(np.int64).sum()) << 27) + int(low.astype(np.int64).sum())
 
 
 _NO_KERNEL = ("suppress-at-exit", "more-fastpath", "no-suppression")
@@ -141,41 +171,16 @@ def _host_irqs(f: Findings, mine: Array) -> Bounds:
     """IRQs 0xF2, those counted once that are latched together."""
     surely = mine & f.surely(*_AS_IRQ) & (f.coalesced == 0)
     maybe = mine & f.maybe(*_AS_IRQ) & (f.coalesced != 1)
-    return Bounds(int(surely.sum()), int(maybe.sum()))
+    return bounds_of(surely, maybe)
 
 
-def _coalesced(f: Findings, sent: Array) -> Bounds:
-    surely = int((sent & (f.coalesced == 1)).sum())
-    return Bounds(surely, surely + int((sent & (f.coalesced < 0)).sum()))
-
-
-def _rows(bits: Array) -> dict[str, int]:
+def _labeled_rows(rows: Mapping[int, int]) -> dict[str, int]:
     """Posts by the rows of the state table that they may be, most first."""
-    values, counts = np.unique(bits, return_counts=True)
-    order = np.argsort(-counts, kind="stable")
     return {
-        "|".join(row.label for row in Row if int(values[i]) >> row & 1): int(counts[i])
-        for i in order
+        "|".join(row.label for row in Row if bits >> row & 1): n
+        for bits, n in sorted(rows.items(), key=lambda item: (-item[1], item[0]))
     }
 
 
 def _widened(known: Bounds, unseen: int, slack: int) -> Bounds:
     return Bounds(max(known.min - slack, 0), known.max + unseen + slack)
-
-
-def _grouped(
-    count: Callable[[Array], Bounds], masks: Mapping[str, Array]
-) -> dict[str, Bounds]:
-    groups = {name: count(mask) for name, mask in masks.items()}
-    return {name: bounds for name, bounds in groups.items() if bounds.max}
-
-
-def _exposed(
-    result: PolicyResult, length_ns: Array, which: npt.NDArray[np.bool_]
-) -> Exposed:
-    surely, maybe = result.exposure.exposed & which, result.exposure.maybe & which
-    return Exposed(
-        windows=Bounds(int(surely.sum()), int(maybe.sum())),
-        duration_ns=Bounds(int(length_ns[surely].sum()), int(length_ns[maybe].sum())),
-        longest_ns=int(length_ns[maybe].max(initial=0)),
-    )

@@ -3,53 +3,78 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from piscope.origins import Given, Origin
 from piscope.posted import parse_posted
-from piscope.report.analyzed import Analyzed
+from piscope.report.own_part import ChosenPart
 from piscope.report.summary import Question
 from piscope.sources.raw import Array
 from piscope.tables import Posts
 
-__all__ = ("summarize_question",)
+__all__ = ("QuestionTally",)
 
 _POST_HW = 8  # model.letters.Letter.POST_HW, as in STIMULI.letter
 
 
-def summarize_question(analysis: Analyzed, chosen: npt.NDArray[np.bool_]) -> Question:
-    """Count the posts to the `chosen` vCPUs (bool[vCPUs]) by how they were replayed."""
-    stimuli, posts = analysis.stimuli, analysis.timeline.posts
-    mine = chosen[stimuli.vcpu] if len(stimuli.vcpu) else np.zeros(0, np.bool_)
-    traced = mine & (stimuli.post >= 0)
-    # what a user gave is by whom he says
-    told = traced.copy()
-    told[traced] = posts.given[stimuli.post[traced]] == Given.TRACED
-    given = int((traced & ~told).sum())
-    traced = told
-    by_hardware = stimuli.letter == _POST_HW
-    as_hardware = stimuli.post[traced & by_hardware]
-    as_software = stimuli.post[traced & ~by_hardware]
-    from_windows = int((mine & (stimuli.post < 0) & by_hardware).sum())
-    return Question(
-        posted=analysis.posted,
-        as_hardware=len(as_hardware),
-        as_software=len(as_software),
-        from_windows=from_windows,
-        not_posted=int((~posts.posted).sum()),
-        no_target=int((posts.posted & (posts.vcpu < 0)).sum()),
-        text=_text(
-            analysis.posted, len(as_hardware), len(as_software), from_windows, given
-        ),
-        reinterpreted=_by_origin(posts, as_hardware),
-        kept=_by_origin(posts, as_software),
-        given=given,
-    )
+class QuestionTally:
+    """Posts to the selected vCPUs by how they were replayed.
+
+    as_hardware, as_software  int64[origins]  by KVM, replayed as hardware's, or kept
+    """
+
+    def __init__(self) -> None:
+        self._posted = ""
+        self.as_hardware = np.zeros(len(Origin), np.int64)
+        self.as_software = np.zeros(len(Origin), np.int64)
+        self._from_windows = self._not_posted = self._no_target = self._given = 0
+
+    def add(self, part: ChosenPart) -> None:
+        """Count a part's own posts."""
+        stimuli, posts = part.analysis.stimuli, part.analysis.timeline.posts
+        self._posted = part.analysis.posted
+        traced = part.stimuli & (stimuli.post >= 0)
+        # what a user gave is by whom he says
+        told = traced.copy()
+        told[traced] = posts.given[stimuli.post[traced]] == Given.TRACED
+        by_hardware = stimuli.letter == _POST_HW
+        self.as_hardware += _by_origin(posts, stimuli.post[told & by_hardware])
+        self.as_software += _by_origin(posts, stimuli.post[told & ~by_hardware])
+        hidden = part.stimuli & (stimuli.post < 0) & by_hardware
+        self._from_windows += int(hidden.sum())
+        self._given += int((traced & ~told).sum())
+        mine = part.own.posts(posts)
+        self._not_posted += int((mine & ~posts.posted).sum())
+        self._no_target += int((mine & posts.posted & (posts.vcpu < 0)).sum())
+
+    def finish(self) -> Question:
+        """The question."""
+        as_hardware, as_software = self.as_hardware.sum(), self.as_software.sum()
+        return Question(
+            posted=self._posted,
+            as_hardware=int(as_hardware),
+            as_software=int(as_software),
+            from_windows=self._from_windows,
+            not_posted=self._not_posted,
+            no_target=self._no_target,
+            text=_text(
+                self._posted,
+                int(as_hardware),
+                int(as_software),
+                self._from_windows,
+                self._given,
+            ),
+            reinterpreted=_labeled(self.as_hardware),
+            kept=_labeled(self.as_software),
+            given=self._given,
+        )
 
 
-def _by_origin(posts: Posts, which: Array) -> dict[str, int]:
-    number = np.bincount(posts.origin[which], minlength=len(Origin)).tolist()
-    return {o.label: number[o] for o in Origin if number[o]}
+def _by_origin(posts: Posts, which: Array) -> Array:
+    return np.bincount(posts.origin[which], minlength=len(Origin))
+
+
+def _labeled(number: Array) -> dict[str, int]:
+    return {o.label: int(number[o]) for o in Origin if number[o]}
 
 
 _WHAT_IF = {
