@@ -91,6 +91,10 @@ def _stays(
     goes_on[:-1] &= own[1:] & (mark[1:] != Mark.IN)
     result: npt.NDArray[np.bool_] = own & ~np.isin(mark, _OUT)
     result &= goes_on | (mark != Mark.PI_PUT)
+    # the put of a thread that has left, whatever the next mark that was not lost says
+    left = np.zeros(len(mark), np.bool_)
+    left[1:] = np.isin(mark[:-1], _OUT) & (lane[1:] == lane[:-1])
+    result &= ~(left & (mark == Mark.PI_PUT))
     return result
 
 

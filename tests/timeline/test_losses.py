@@ -290,3 +290,25 @@ def test_the_reason_of_an_exit_before_a_loss_is_not_that_of_what_follows() -> No
     scene.tick()
     i = scene.timeline().intervals
     assert i.reason[i.start_ns == run_ns].tolist() == [-1]
+
+
+def test_a_thread_whose_put_is_behind_its_switch_may_have_left() -> None:
+    # pCPU 0 lost the load there, and all pCPUs the switch back to pCPU 1
+    scene = Scene()
+    a = scene.vcpu(0, cpu=1)
+    a.into()
+    a.pi_load()
+    a.enter()
+    a.exit(HLT)
+    out_ns = a.out(SLEEPS)
+    put_ns = a.pi_put()
+    scene.tick(cpu=2)  # it was loaded on pCPU 0 before this
+    scene.now_ns += 5_000
+    back_ns = a.pi_load()
+    a.wakeup()
+    a.enter()
+    scene.lose(0, out_ns, back_ns + 500)
+    scene.lose(None, put_ns + 3_000, back_ns - 500)
+    w = scene.timeline().windows
+    assert w.load_row.tolist() == [-1]
+    assert w.load_ns[0] <= put_ns
