@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from piscope.sources.raw import Array, Loss, Payload, TraceInfo
+from piscope.whole import Scope
 
 __all__ = ("Events",)
 
@@ -33,6 +34,7 @@ class Events:
     markers  what was written to trace_marker for piscope, which is no event of the
              host: (ts_ns, text) each, in time order
     kept     events whose payloads are still there; None: all
+    scope    of a part of a trace; None: it is the whole
     """
 
     ts_ns: npt.NDArray[np.int64]
@@ -47,6 +49,7 @@ class Events:
     counts: dict[str, int] = field(default_factory=dict)
     markers: list[tuple[int, str]] = field(default_factory=list)
     kept: frozenset[str] | None = None
+    scope: Scope | None = None
 
     def __len__(self) -> int:
         return len(self.ts_ns)

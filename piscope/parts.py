@@ -20,12 +20,13 @@ A trace that is analyzed at once is one part, and all rows are its own.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from piscope.tables import Acts, Intervals, Posts, Windows
+if TYPE_CHECKING:  # tables hold what this says
+    from piscope.tables import Acts, Intervals, Posts, Windows
 
 __all__ = ("Own",)
 

@@ -25,13 +25,18 @@ from piscope.observed import ObservedIrqs
 from piscope.outcomes import PolicyResult
 from piscope.parts import Own
 from piscope.posted import Posted, parse_posted
-from piscope.replay.exposure import expose, posting_by_hardware
+from piscope.replay.exposure import expose
 from piscope.replay.fastpath import DEFAULT_FASTPATH
 from piscope.replay.findings import Replayed, find, replay
 from piscope.replay.met import Met, what_posts_met
 from piscope.replay.pcpus import Occupancy, occupancy
 from piscope.replay.posted import resolve_posted
-from piscope.replay.recognize import Recognized, recognize_policy
+from piscope.replay.recognize import (
+    Recognized,
+    learned_of,
+    posting_by_hardware,
+    recognize_policy,
+)
 from piscope.replay.stimuli import Stimuli, build_stimuli
 from piscope.sources.raw import Source, Wanted
 from piscope.tables import Events, Timeline
@@ -39,7 +44,7 @@ from piscope.timeline.build import build_timeline
 from piscope.timeline.observed import find_observed
 from piscope.timeline.user_posts import UserPosts, with_user_posts
 
-__all__ = ("DEFAULT_POLICIES", "Analysis", "Part", "analyze")
+__all__ = ("DEFAULT_POLICIES", "Analysis", "Part", "analyze", "analyze_timeline")
 
 DEFAULT_POLICIES = ("preempt-only", "suppress-on-put")
 """The two that the patch 6737557442e5 (v6.17) lies between."""
@@ -136,14 +141,44 @@ def analyze(
     if given is not None:
         narrowed = start_ns is not None or end_ns is not None
         timeline = with_user_posts(timeline, events, given, narrowed=narrowed)
+    return analyze_timeline(
+        events,
+        timeline,
+        policies=policies,
+        posted=resolve_posted(posted, timeline.posts),
+        fastpath=fastpath,
+        platform=platform,
+        keep_events=keep_events,
+        progress=progress,
+    )
+
+
+def analyze_timeline(
+    events: Events,
+    timeline: Timeline,
+    *,
+    policies: tuple[str, ...],
+    posted: Posted,
+    fastpath: frozenset[int],
+    platform: Platform,
+    keep_events: bool = True,
+    own: Own | None = None,
+    earlier: Callable[[Timeline, Occupancy], Occupancy] = lambda _, places: places,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Analysis:
+    """Replay a timeline; the rest as for `analyze`.
+
+    `posted` is without "auto". Of a part of a trace `own` are its own rows, and
+    `earlier` adds what its pCPUs did before.
+    """
+    own = Own(0, len(events)) if own is None else own
     observed = find_observed(events, timeline)
     if not keep_events:
         events.keep_only(*_READ_LATER)
     places = occupancy(events, timeline.vcpus, timeline.intervals, timeline.acts)
-    posted = resolve_posted(posted, timeline.posts)
+    places = earlier(timeline, places)
     stimuli = build_stimuli(timeline, events, posted)
     met = what_posts_met(timeline, stimuli, places)
-    own = Own(0, len(events))
 
     def replayed(name: str) -> tuple[Replayed, PolicyResult]:
         progress(f"replay {name}")
@@ -156,15 +191,16 @@ def analyze(
     # numpy does most of it without the interpreter's lock
     with ThreadPoolExecutor(2) as both:
         found = dict(zip(policies, both.map(replayed, policies), strict=True))
+    learned = learned_of(timeline.windows, events.scope)
     return Analysis(
         events=events,
         timeline=timeline,
         stimuli=stimuli,
         occupancy=places,
         posted=posted,
-        posting_by_hardware=posting_by_hardware(timeline),
+        posting_by_hardware=posting_by_hardware(learned),
         observed=observed,
-        captured=recognize_policy(timeline, _by_release(events.info.kernel_release)),
+        captured=recognize_policy(learned, _by_release(events.info.kernel_release)),
         results={name: result for name, (_, result) in found.items()},
         walks={name: walked for name, (walked, _) in found.items()},
     )

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from piscope.events.catalog import analysis_fields
 from piscope.events.normalize import collect
-from piscope.replay.exposure import posting_by_hardware
 from piscope.replay.hidden_posts import window_posts
+from piscope.replay.recognize import learned_of, posting_by_hardware
 from piscope.report.posts_report import PostsReport, count_posts
 from piscope.report.selection import Selection
 from piscope.sources.raw import Source, Wanted
@@ -69,7 +69,7 @@ def find_trace_posts(
     if end_ns is not None:
         keep &= posts.ts_ns < end_ns
     which = np.flatnonzero(keep)
-    probed = posting_by_hardware(timeline) is not None
+    probed = posting_by_hardware(learned_of(timeline.windows, None)) is not None
     unseen = int(window_posts(timeline).hidden.sum()) if probed else None
     report = count_posts(events, timeline, which, unseen)
     begin_ns, last_ns = timeline.span_ns

@@ -36,6 +36,7 @@ SHARED = {
     "piscope.schema",
     "piscope.sources.raw",
     "piscope.tables",
+    "piscope.whole",
 }
 """What every stage may import: the contracts between them."""
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from piscope.sources.raw import Array, Payload, RawChunk, Source, Wanted
 
-__all__ = ("MERGED_ROWS", "joined", "merged", "time_order")
+__all__ = ("MERGED_ROWS", "joined", "joined_in_order", "merged", "time_order")
 
 MERGED_ROWS = 1 << 18
 """Events in a chunk that `merged` gives, at most; as sources bound theirs."""
@@ -65,13 +65,29 @@ def joined(chunks: Sequence[RawChunk]) -> RawChunk:
     of the others. Any number of rows; no watermark.
     """
 
-    def column(name: str, dtype: npt.DTypeLike) -> Array:
-        arrays = [getattr(c, name) for c in chunks]
-        return np.concatenate(arrays) if arrays else np.empty(0, dtype)
-
-    ts_ns, cpu = column("ts_ns", np.int64), column("cpu", np.int32)
-    seq = column("seq", np.int64)
+    ts_ns, cpu = _column(chunks, "ts_ns", np.int64), _column(chunks, "cpu", np.int32)
+    seq = _column(chunks, "seq", np.int64)
     order = time_order(ts_ns, cpu, seq)
+    return _joined(chunks, order, seq=seq)
+
+
+def joined_in_order(chunks: Sequence[RawChunk], number: Array) -> RawChunk:
+    """The same by `number`, int64[rows of all chunks], no two alike; without `seq`."""
+    falls = len(number) > 1 and bool((np.diff(number) < 0).any())
+    order = np.argsort(number, kind="stable") if falls else None
+    return _joined(chunks, order, seq=None)
+
+
+def _column(chunks: Sequence[RawChunk], name: str, dtype: npt.DTypeLike) -> Array:
+    arrays = [getattr(c, name) for c in chunks]
+    return np.concatenate(arrays) if arrays else np.empty(0, dtype)
+
+
+def _joined(
+    chunks: Sequence[RawChunk],
+    order: npt.NDArray[np.int64] | None,
+    seq: Array | None,
+) -> RawChunk:
     place: npt.NDArray[np.int64] | None = None
     if order is not None:
         place = np.empty(len(order), np.int64)
@@ -81,15 +97,15 @@ def joined(chunks: Sequence[RawChunk]) -> RawChunk:
         return values if order is None else values[order]
 
     return RawChunk(
-        ts_ns=in_order(ts_ns),
-        cpu=in_order(cpu),
-        seq=in_order(seq),
-        tid=in_order(column("tid", np.int32)),
-        flags=in_order(column("flags", np.uint8)),
-        event=in_order(column("event", np.uint16)),
+        ts_ns=in_order(_column(chunks, "ts_ns", np.int64)),
+        cpu=in_order(_column(chunks, "cpu", np.int32)),
+        seq=np.empty(0, np.int64) if seq is None else in_order(seq),
+        tid=in_order(_column(chunks, "tid", np.int32)),
+        flags=in_order(_column(chunks, "flags", np.uint8)),
+        event=in_order(_column(chunks, "event", np.uint16)),
         payload=_joined_payloads(chunks, place),
         place=(
-            in_order(column("place", np.int64))
+            in_order(_column(chunks, "place", np.int64))
             if chunks and all(c.place is not None for c in chunks)
             else None
         ),

@@ -18,7 +18,7 @@ from piscope.events.merge import merged
 from piscope.sources.raw import Array, Source, Wanted
 from piscope.tables import Events
 
-__all__ = ("collect", "cycles_to_ns")
+__all__ = ("collect", "cycles_to_ns", "in_ns")
 
 
 def collect(source: Source, wanted: Wanted, tsc_khz: int | None = None) -> Events:
@@ -49,20 +49,26 @@ def collect(source: Source, wanted: Wanted, tsc_khz: int | None = None) -> Event
         markers=markers.found,
     )
     if tsc_khz is not None and events.info.ts_unit == "cycles":
+        events = in_ns(events, tsc_khz)
+    return events
+
+
+def in_ns(events: Events, tsc_khz: int, *, rows: bool = True) -> Events:
+    """The same with cycles of a TSC made ns; without `rows` those are ns already."""
+    if rows:
         events.ts_ns = cycles_to_ns(events.ts_ns, tsc_khz)
-        events.losses = [
-            replace(
-                loss,
-                start_ns=_instant(loss.start_ns, tsc_khz),
-                end_ns=_instant(loss.end_ns, tsc_khz),
-            )
-            for loss in events.losses
-        ]
-        events.markers = [
-            (int(cycles_to_ns(np.array(at), tsc_khz)), text)
-            for at, text in events.markers
-        ]
-        events.info = replace(events.info, ts_unit="ns")
+    events.losses = [
+        replace(
+            loss,
+            start_ns=_instant(loss.start_ns, tsc_khz),
+            end_ns=_instant(loss.end_ns, tsc_khz),
+        )
+        for loss in events.losses
+    ]
+    events.markers = [
+        (int(cycles_to_ns(np.array(at), tsc_khz)), text) for at, text in events.markers
+    ]
+    events.info = replace(events.info, ts_unit="ns")
     return events
 
 

@@ -22,34 +22,11 @@ from piscope.replay.automaton import Ranges
 from piscope.replay.findings import Replayed
 from piscope.replay.hidden_posts import WindowPosts, window_posts
 from piscope.replay.pcpus import Occupancy
+from piscope.replay.recognize import learned_of, posting_by_hardware
 from piscope.replay.stimuli import Stimuli
-from piscope.tables import Kind, PutReason, Timeline
+from piscope.tables import Kind, Timeline
 
-__all__ = ("expose", "posting_by_hardware")
-
-
-def posting_by_hardware(timeline: Timeline) -> bool | None:
-    """Whether the captured host posts by hardware into these vCPUs; None: not told.
-
-    Probes tell: a kernel whose puts leave SN=0 though the vCPU was preempted has found
-    that the VM needs no PI wakeup (no assigned device, no IPI virtualization), so that
-    nothing but KVM posts.
-    """
-    w = timeline.windows
-    # SN that a vCPU's first put finds may be that of its creation
-    acted = (w.sn_put == 1) & (w.put_row != _first_put_rows(timeline))
-    acted |= w.nv_put == POSTED_INTR_WAKEUP_VECTOR
-    if acted.any():
-        return True
-    idle = (w.sn_put == 0) & (w.reason == PutReason.PREEMPTED)
-    return False if idle.any() else None
-
-
-def _first_put_rows(timeline: Timeline) -> npt.NDArray[np.int64]:
-    w = timeline.windows
-    first = np.ones(len(w), np.bool_)
-    first[1:] = w.vcpu[1:] != w.vcpu[:-1]
-    return np.where(first, w.put_row, -1)
+__all__ = ("expose",)
 
 
 def expose(
@@ -91,7 +68,7 @@ def expose(
     # an uncertain reason: exposed unless every reason that is possible prevents it
     maybe |= ~w.certain & _some_reason_exposes(replayed)
 
-    hardware = posting_by_hardware(timeline)
+    hardware = posting_by_hardware(learned_of(w, places.events.scope))
     unseen = maybe & ~on_at_put & ~w.probed
     told = findings.window[findings.maybe(Hit.UNLOADED_HOST, Hit.WRONG_VCPU)]
     unseen[told[told >= 0]] = False
@@ -103,7 +80,7 @@ def expose(
     if not _some_reason_exposes(replayed):
         invisible[:] = lost = 0
     at = np.flatnonzero(unseen)
-    guest_ns = places.guest.covered_ns(w.put_cpu[at], w.put_ns[at], w.load_ns[at])
+    guest_ns = places.guest_in_windows(w, at)
     unseen_wrong = np.zeros(n, np.bool_)
     unseen_wrong[at] = guest_ns > 0
     return (

@@ -40,7 +40,7 @@ from piscope.replay.stimuli import Stimuli
 from piscope.sources.raw import Array
 from piscope.tables import Kind, PutReason, Timeline
 
-__all__ = ("Replayed", "find", "replay")
+__all__ = ("ONE_VECTOR", "Replayed", "find", "replay")
 
 _FASTPATH_REASONS = (12, 32, 52)  # HLT, MSR_WRITE, PREEMPTION_TIMER
 
@@ -171,7 +171,7 @@ def find(
     # at an unknown instant: what the pCPU did over all of the window
     spread = np.flatnonzero(sent & hidden)
     start_ns, end_ns = w.put_ns[at[spread]], w.load_ns[at[spread]]
-    covered = places.guest.covered_ns(cpu[spread], start_ns, end_ns)
+    covered = places.guest_in_windows(w, at[spread])
     wrong_share[spread] = covered / np.maximum(end_ns - start_ns, 1)
     _swap(possible, sent & (wrong_share > 0), Hit.UNLOADED_HOST, Hit.WRONG_VCPU)
     both = sent & (wrong_share > 0) & (wrong_share < 1)
@@ -214,7 +214,7 @@ def find(
         possible=possible,
         row=bits,
         certain=known,
-        coalesced=_coalesced(met, timeline, places, possible),
+        coalesced=_coalesced(met, timeline, places, possible, replayed.policy.name),
         straight=targets.straight,
         wrong_share=wrong_share,
         kind=kind,
@@ -225,6 +225,9 @@ def find(
         idle=idle,
     )
 
+
+ONE_VECTOR = ((Hit.HOST, Hit.UNLOADED_HOST), (Hit.WAKEUP,))
+"""Outcomes whose interrupts share a bit of IRR."""
 
 _SENT = (
     Hit.GUEST,
@@ -282,12 +285,16 @@ def _of_policy(
 
 
 def _coalesced(
-    met: Met, timeline: Timeline, places: Occupancy, possible: npt.NDArray[np.uint16]
+    met: Met,
+    timeline: Timeline,
+    places: Occupancy,
+    possible: npt.NDArray[np.uint16],
+    policy: str,
 ) -> npt.NDArray[np.int8]:
     """Which notifications met one of their vector, latched on the same pCPU."""
     w, targets, cpu = timeline.windows, met.targets, met.cpu
     result = np.zeros(len(possible), np.int8)
-    for hits in ((Hit.HOST, Hit.UNLOADED_HOST), (Hit.WAKEUP,)):
+    for hits in ONE_VECTOR:
         at = np.flatnonzero(((possible & hit_bits(*hits)) != 0) & (cpu >= 0))
         start_ns = met.ts_ns[at]
         end_ns = start_ns.copy()
@@ -295,6 +302,11 @@ def _coalesced(
         end_ns[hidden] = w.load_ns[targets.window[at[hidden]]]
         sent = Sent(cpu[at], targets.row[at], start_ns, end_ns, ~hidden)
         result[at] = coalesced(sent, places)
+        reached_ns = places.reached_ns.get((policy, hits[0]))
+        if reached_ns:  # what was sent before this part of the trace is not in `sent`
+            never = np.iinfo(np.int64).min
+            until_ns = [reached_ns.get(c, never) for c in sent.cpu.tolist()]
+            result[at[hidden & (np.array(until_ns, np.int64) >= start_ns)]] = -1
     return result
 
 

@@ -9,16 +9,18 @@ Source: Intel SDM vol. 3, "Posted-Interrupt Processing".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from piscope.outcomes import Hit
 from piscope.replay.near_rows import NearRows
 from piscope.replay.row_index import RowIndex, index_rows
 from piscope.sources.raw import Array
-from piscope.tables import Acts, Events, Intervals, Kind, Vcpus
+from piscope.tables import Acts, Events, Intervals, Kind, Vcpus, Windows
 
 __all__ = ("Occupancy", "Stretches", "occupancy")
 
@@ -122,6 +124,10 @@ class Occupancy:
     idle    the idle task runs (from sched_switch); `idle_known` is False where the
             trace has no sched_switch
     events, vcpus  what the indexes of rows are made of, once they are needed
+    begin_ns    of a part of a trace, where its own rows begin; None: it is the whole
+    earlier_ns  int64[windows]  then of each window's pCPU the time in guest mode before
+    reached_ns  and by policy and outcome (the first of those that share a vector) until
+                when each pCPU may have had one latched that was sent before
     """
 
     guest: Stretches
@@ -132,6 +138,22 @@ class Occupancy:
     idle_known: bool
     events: Events
     vcpus: Vcpus
+    begin_ns: int | None = None
+    earlier_ns: npt.NDArray[np.int64] | None = None
+    reached_ns: Mapping[tuple[str, Hit], Mapping[int, int]] = field(
+        default_factory=dict
+    )
+
+    def guest_in_windows(self, w: Windows, at: Array) -> npt.NDArray[np.int64]:
+        """int64[m]: how long the pCPU of these windows was in guest mode meanwhile."""
+        start_ns = w.put_ns[at]
+        if self.begin_ns is None or self.earlier_ns is None:
+            return self.guest.covered_ns(w.put_cpu[at], start_ns, w.load_ns[at])
+        start_ns = np.maximum(start_ns, self.begin_ns)
+        end_ns = np.maximum(w.load_ns[at], start_ns)
+        covered = self.guest.covered_ns(w.put_cpu[at], start_ns, end_ns)
+        covered += self.earlier_ns[at]
+        return covered
 
     @cached_property
     def own(self) -> NearRows:

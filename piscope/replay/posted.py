@@ -9,7 +9,7 @@ from piscope.origins import Given, Origin
 from piscope.posted import Posted, parse_posted
 from piscope.tables import Posts
 
-__all__ = ("by_hardware", "resolve_posted")
+__all__ = ("by_hardware", "remapped", "resolve_auto", "resolve_posted")
 
 _ORIGINS = {
     "vfio": Origin.VFIO,
@@ -25,11 +25,22 @@ def resolve_posted(posted: Posted, posts: Posts) -> Posted:
 
     Raises UsageError as parse_posted does.
     """
+    return resolve_auto(posted, bool(remapped(posts).any()))
+
+
+def resolve_auto(posted: Posted, some_remapped: bool) -> Posted:
+    """The same where it is known whether any post is `remapped`."""
     words = parse_posted(posted)
     if words != ("auto",):
         return ",".join(words)
-    remapped = posts.posted & posts.postable & (posts.origin == Origin.VFIO)
-    return "vfio" if remapped.any() else "msi"
+    return "vfio" if some_remapped else "msi"
+
+
+def remapped(posts: Posts) -> npt.NDArray[np.bool_]:
+    """bool[posts]: interrupts of assigned devices that the host handled."""
+    of_vfio = posts.origin == Origin.VFIO
+    result: npt.NDArray[np.bool_] = posts.posted & posts.postable & of_vfio
+    return result
 
 
 def by_hardware(posts: Posts, posted: Posted) -> npt.NDArray[np.bool_]:

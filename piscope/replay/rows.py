@@ -206,7 +206,12 @@ def _unloaded_rows(
     # before 6.17 the wakeup vector is armed for IF=1 even in a preempted vCPU
     both = reason == PutReason.BLOCKING_PREEMPTED
     armed = w.nv_put == 0xF1
-    if (armed & (w.reason == PutReason.BLOCKING_PREEMPTED)).any():
+    scope = places.events.scope
+    if scope is None:
+        some = (armed & (w.reason == PutReason.BLOCKING_PREEMPTED)).any()
+    else:
+        some = scope.learned.armed_preempted
+    if some:
         bits[both & armed[window]] = row_bits(Row.BLOCKED_PREEMPTED)
         unarmed = both & ~armed[window] & (w.nv_put[window] >= 0)
         bits[unarmed] = row_bits(Row.BLOCKED_IF0_PREEMPTED)

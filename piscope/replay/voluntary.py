@@ -38,5 +38,7 @@ def switched_out_runnable(
     known = (last >= 0) & (timeline.vcpus.of_tid(prev[at]) == w.vcpu[window])
     voluntary = (state[at] & (_TASK_STATES | _PREEMPTED)) == 0
     # prints without the mark (no state bits at all) tell nothing of it
-    known &= bool((state & _PREEMPTED).any())
+    scope = events.scope
+    told = (state & _PREEMPTED).any() if scope is None else scope.whole.preempted_told
+    known &= bool(told)
     return voluntary, known

@@ -22,7 +22,7 @@ from piscope.timeline.probes import find_probes
 from piscope.timeline.vcpus import find_vcpus
 from piscope.timeline.windows import find_windows
 
-__all__ = ("build_timeline",)
+__all__ = ("build_timeline", "refuse")
 
 _ISA_SVM = 2  # KVM_ISA_SVM, arch/x86/kvm/trace.h
 
@@ -33,8 +33,10 @@ def build_timeline(events: Events) -> Timeline:
     Raises UnanswerableError for a trace that holds no vCPU of an Intel host: the
     message says what it holds instead, and what to record.
     """
-    _refuse(events)
-    vcpus = find_vcpus(events)
+    scope = events.scope
+    if scope is None:
+        refuse(events)
+    vcpus = find_vcpus(events) if scope is None else scope.whole.vcpus
     if not len(vcpus):
         raise UnanswerableError(
             "no vCPU in this trace (no kvm_entry or kvm_exit): record with "
@@ -45,7 +47,10 @@ def build_timeline(events: Events) -> Timeline:
     # both ends are needed: with one alone the other would be guessed
     entry = {p.what for p in probes if not p.at_return}
     used = probes if entry == {"load", "put"} else []
-    span_ns = (int(events.ts_ns[0]), int(events.ts_ns[-1]))
+    if scope is None:
+        span_ns = (int(events.ts_ns[0]), int(events.ts_ns[-1]))
+    else:
+        span_ns = scope.whole.span_ns
     userspace_visible = events.has("kvm_userspace_exit") or events.has("kvm_fpu")
 
     gaps = loss_gaps(events)
@@ -89,7 +94,8 @@ def build_timeline(events: Events) -> Timeline:
     )
 
 
-def _refuse(events: Events) -> None:
+def refuse(events: Events) -> None:
+    """Raise UnanswerableError for a trace that can have no timeline."""
     info = events.info
     if not len(events):
         held = ", ".join(sorted(events.counts)[:4]) or "none at all"

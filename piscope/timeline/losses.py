@@ -109,8 +109,12 @@ def hidden_windows(events: Events) -> int:
     """
     if not len(events):
         return 0
-    first_ns, last_ns = int(events.ts_ns[0]), int(events.ts_ns[-1])
-    pcpus = len(events.cpus)
+    if events.scope is None:
+        first_ns, last_ns = int(events.ts_ns[0]), int(events.ts_ns[-1])
+        pcpus = len(events.cpus)
+    else:
+        first_ns, last_ns = events.scope.whole.span_ns
+        pcpus = len(events.scope.whole.cpus)
     places: dict[tuple[int | None, int, int], list[Loss]] = {}
     for loss in events.losses:
         placed = loss.start_ns is not None or loss.end_ns is not None

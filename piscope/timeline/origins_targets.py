@@ -276,7 +276,15 @@ class _Search:
         meant: dict[int, set[int]] = {}
         known = np.flatnonzero((actor >= 0) & (self.vcpu >= 0))
         n = len(self.vcpus)
-        for pair in np.unique(actor[known] * n + self.vcpu[known]).tolist():
+        pairs = np.unique(actor[known] * n + self.vcpu[known])
+        scope = self.events.scope
+        if scope is not None:
+            if scope.learning:
+                mine = known[scope.own.rows(self.accepts.rows[known])]
+                own_pairs = actor[mine] * n + self.vcpu[mine]
+                scope.learned.meant.update(np.unique(own_pairs).tolist())
+            pairs = np.array(sorted(scope.learned.meant), np.int64)
+        for pair in pairs.tolist():
             meant.setdefault(pair // n, set()).add(pair % n)
         for who, members in meant.items():
             own = int(self.vcpus.of_tid(np.array([who % _DEVICE], np.int32))[0])

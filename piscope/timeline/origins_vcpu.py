@@ -224,6 +224,12 @@ class _OwnPosts:
         key = self.poster.astype(np.int64) << 8 | self.vec
         told = self._vectors_set()
         known = np.unique(np.concatenate([told, key[surely]]))
+        scope = events.scope
+        if scope is not None:
+            if scope.learning:
+                mine = surely & scope.own.rows(self.rows)
+                scope.learned.timer_keys.update(key[mine].tolist(), told.tolist())
+            known = np.array(sorted(scope.learned.timer_keys), np.int64)
         right = np.isin(key, known)
         has_one = np.isin(self.poster, known >> 8)
         vectors = np.unique(known & 0xFF)

@@ -24,6 +24,7 @@ __all__ = (
     "POSTED_INTR_WAKEUP_VECTOR",
     "Probe",
     "find_probes",
+    "is_probe",
     "probe_columns",
     "probed_vcpus",
 )
@@ -60,6 +61,11 @@ class ProbeColumns:
     blocking: npt.NDArray[np.uint8] | None
 
 
+def is_probe(name: str) -> bool:
+    """Whether an event of that name is one on pi_load or pi_put."""
+    return bool(_LOAD.search(name) or _PUT.search(name))
+
+
 def find_probes(events: Events) -> list[Probe]:
     """The probes on pi_load and pi_put that a trace holds events of."""
     found = []
@@ -88,19 +94,28 @@ def probed_vcpus(events: Events, vcpus: Vcpus, probe: Probe) -> npt.NDArray[np.i
         return lane
     known = events.valid(probe.event, "vcpu")
     owner: dict[int, int] = {}
-    if (value[known] >> 32 == 0).all():
+    if events.scope is None:
+        pairs, count = np.unique(
+            np.stack([lane[known], value[known]]), axis=1, return_counts=True
+        )
+    else:  # of the whole trace
+        told = events.scope.whole.probe_values.get(probe.event, {})
+        tid_of = np.array([tid for tid, _ in told], np.int32)
+        both = np.stack(
+            [vcpus.of_tid(tid_of), np.array([v for _, v in told], np.int64)]
+        )
+        pairs, which = np.unique(both, axis=1, return_inverse=True)
+        count = np.bincount(which.reshape(-1), np.array(list(told.values())))
+    if (pairs[1] >> 32 == 0).all():
         own_value = np.array(
             [-1 if v.vcpu_id is None else v.vcpu_id for v in vcpus.rows]
         )
-        for vcpu_id in np.unique(value[known]).tolist():
+        for vcpu_id in np.unique(pairs[1]).tolist():
             candidates = vcpus.candidates(vcpu_id)
             owner[vcpu_id] = candidates[0] if len(candidates) == 1 else -1
     else:
         # an address: a thread's own vCPU is the one that it loads most
         own_value = np.full(len(vcpus), -1, np.int64)
-        pairs, count = np.unique(
-            np.stack([lane[known], value[known]]), axis=1, return_counts=True
-        )
         for i in np.argsort(count, kind="stable").tolist():
             if pairs[0, i] >= 0:
                 own_value[pairs[0, i]] = pairs[1, i]
@@ -122,6 +137,8 @@ def probe_columns(
     names = [p.event for p in probes if p.what == what and p.at_return == at_return]
     if not names:
         return None
+    # an event that this part of a trace does not hold says nothing of the others
+    names = [name for name in names if len(events.rows(name))] or names[:1]
     rows = np.concatenate([events.rows(n) for n in names])
     order = np.argsort(rows, kind="stable")
 

@@ -23,6 +23,7 @@ from piscope.timeline.probes import (
     ProbeColumns,
     probe_columns,
 )
+from piscope.whole import Scope
 
 __all__ = ("find_windows",)
 
@@ -211,7 +212,7 @@ def _read_probes(
         windows.sn_put[ok] = _bit(done.ctl, 1)[first][ok]
         nv = ((done.ctl >> np.uint64(16)) & np.uint64(0xFF)).astype(np.int16)
         windows.nv_put[ok] = nv[first][ok]
-        _irqs_blocked(windows)
+        _irqs_blocked(windows, events.scope)
 
     if load.ctl is None or not len(load.rows):
         return
@@ -259,13 +260,13 @@ def _reasons_by_flags(
     windows.certain |= by_probe
 
 
-def _irqs_blocked(windows: Windows) -> None:
+def _irqs_blocked(windows: Windows, scope: Scope | None) -> None:
     """A blocking put that did not arm the wakeup vector: guest interrupts blocked.
 
     That holds where the kernel arms it at all: on this VM, at some put.
     """
     armed = windows.nv_put == POSTED_INTR_WAKEUP_VECTOR
-    if not armed.any():
+    if not (armed.any() if scope is None else scope.learned.armed):
         return
     plain = (windows.reason == PutReason.BLOCKING) & (windows.nv_put >= 0)
     windows.reason[plain & ~armed] = PutReason.BLOCKING_IRQS_BLOCKED

@@ -19,10 +19,12 @@ from timeline.streams import scenes
 
 from piscope.model.policy import POLICIES
 from piscope.outcomes import Costs, Exposure, Residual
-from piscope.replay.exposure import expose, posting_by_hardware
+from piscope.replay.exposure import expose
 from piscope.replay.findings import find, replay
 from piscope.replay.pcpus import occupancy
+from piscope.replay.recognize import learned_of, posting_by_hardware
 from piscope.replay.stimuli import build_stimuli
+from piscope.tables import Timeline
 
 OLD, NEW = "preempt-only", "suppress-on-put"
 
@@ -168,6 +170,10 @@ def test_visits_to_userspace_that_leave_no_event() -> None:
     assert e.invisible.tolist() == [0]
 
 
+def hardware_of(timeline: Timeline) -> bool | None:
+    return posting_by_hardware(learned_of(timeline.windows, None))
+
+
 class TestPostingByHardware:
     def probed(self, *puts: tuple[int, int, int, int]) -> Scene:
         """One window for each (preempted, blocking, SN, NV), after one at creation."""
@@ -191,19 +197,19 @@ class TestPostingByHardware:
         return scene
 
     def test_a_kernel_whose_puts_act(self) -> None:
-        assert posting_by_hardware(self.probed((1, 0, 1, F2)).timeline()) is True
-        assert posting_by_hardware(self.probed((0, 1, 0, F1)).timeline()) is True
+        assert hardware_of(self.probed((1, 0, 1, F2)).timeline()) is True
+        assert hardware_of(self.probed((0, 1, 0, F1)).timeline()) is True
 
     def test_a_kernel_whose_puts_never_act(self) -> None:
         t = self.probed((1, 0, 0, F2), (0, 1, 0, F2)).timeline()
-        assert posting_by_hardware(t) is False
+        assert hardware_of(t) is False
 
     def test_sn_of_a_vcpu_s_creation_is_no_act(self) -> None:
-        assert posting_by_hardware(self.probed().timeline()) is None
+        assert hardware_of(self.probed().timeline()) is None
 
     def test_without_probes_nobody_knows(self, scene: Scene, a: Vcpu) -> None:
         one_of_each(scene, a)
-        assert posting_by_hardware(scene.timeline()) is None
+        assert hardware_of(scene.timeline()) is None
 
     def test_where_hardware_does_not_post_nothing_goes_unseen(self) -> None:
         e, residual, _ = exposure(self.probed((1, 0, 0, F2), (0, 1, 0, F2)), OLD)

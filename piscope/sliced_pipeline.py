@@ -1,0 +1,270 @@
+"""A long trace through the pipeline in slices, each with what it needs of the others.
+
+    first pass   vCPUs, pCPUs, instants, losses          slices.first_pass
+    second       the rows around each slice              slices.contexts
+    third        what posts and windows say together     whole.Learned
+    fourth       each slice through pipeline.analyze_timeline, as a Part
+
+Memory is that of a slice, and of the contexts: a few rows for each vCPU and pCPU at
+each cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from piscope.events.catalog import analysis_fields
+from piscope.events.markers import Markers
+from piscope.events.normalize import in_ns
+from piscope.model.policy import DEFAULT_PLATFORM, Platform
+from piscope.outcomes import Hit
+from piscope.parts import Own
+from piscope.pipeline import DEFAULT_POLICIES, Analysis, Part, analyze_timeline
+from piscope.posted import Posted, parse_posted
+from piscope.replay.fastpath import DEFAULT_FASTPATH
+from piscope.replay.findings import ONE_VECTOR
+from piscope.replay.pcpus import Occupancy
+from piscope.replay.posted import remapped, resolve_auto
+from piscope.replay.recognize import learn_windows
+from piscope.slices.contexts import Contexts, find_contexts
+from piscope.slices.first_pass import as_events, first_pass, telling_events
+from piscope.slices.posts import KeptPosts
+from piscope.slices.rows import Rows, blocks
+from piscope.sources.raw import RawChunk, Source, Wanted
+from piscope.tables import Events, Posts, Timeline
+from piscope.timeline.build import build_timeline, refuse
+from piscope.timeline.vcpus import find_vcpus
+from piscope.whole import Learned, Scope, Whole
+
+__all__ = ("SLICE_ROWS", "parts_of")
+
+SLICE_ROWS = 1 << 20
+"""Events in a slice: what a slice takes is about 100 bytes for each."""
+
+
+def parts_of(
+    source: Source,
+    *,
+    policies: tuple[str, ...] = DEFAULT_POLICIES,
+    posted: Posted = "auto",
+    fastpath: frozenset[int] = DEFAULT_FASTPATH,
+    platform: Platform = DEFAULT_PLATFORM,
+    ignore: tuple[str, ...] = (),
+    start_ns: int | None = None,
+    end_ns: int | None = None,
+    tsc_khz: int | None = None,
+    slice_rows: int = SLICE_ROWS,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Iterator[Part]:
+    """Analyze one open trace, which can be read more than once, in parts.
+
+    The arguments are those of `pipeline.analyze`; a part's own rows are `slice_rows`
+    at the most.
+
+    Raises UnanswerableError as `pipeline.analyze` does.
+    """
+    parse_posted(posted)
+    wanted = Wanted(analysis_fields(), ignore=ignore, start_ns=start_ns, end_ns=end_ns)
+    trace = _Trace(source, wanted, slice_rows, tsc_khz)
+    progress("reading")
+    seen = first_pass(trace.read(), source)
+    telling = trace.events(telling_events(seen, source, trace.markers))
+    refuse(telling)
+    if seen.first_ns is None or seen.last_ns is None:
+        return
+    vcpus = find_vcpus(telling)
+    if not len(vcpus):
+        build_timeline(telling)  # says what is missing
+    whole = Whole(
+        vcpus,
+        (seen.first_ns, seen.last_ns),
+        sorted(seen.cpus),
+        {name: dict(counts) for name, counts in seen.probe_values.items()},
+        seen.preempted_told,
+    )
+    trace.whole = whole
+    progress("looking around")
+    trace.contexts = find_contexts(
+        trace.read(), source, vcpus, seen.cpus, telling.losses
+    )
+    progress("learning")
+    trace.learn()
+    posted = resolve_auto(posted, trace.learned.remapped)
+    carried = _Carried()
+    for events in trace.slices(learning=False):
+        scope = events.scope
+        assert scope is not None
+        timeline = build_timeline(events)
+        timeline.posts = trace.posts.within(timeline.posts, scope)
+        analysis = analyze_timeline(
+            events,
+            timeline,
+            policies=policies,
+            posted=posted,
+            fastpath=fastpath,
+            platform=platform,
+            own=scope.own,
+            earlier=carried.earlier,
+            progress=progress,
+        )
+        yield Part(analysis, scope.own, scope.rows)
+        carried.go_on(analysis)
+
+
+@dataclass(slots=True)
+class _Trace:
+    """A trace that is read again and again, always in the same slices."""
+
+    source: Source
+    wanted: Wanted
+    slice_rows: int
+    tsc_khz: int | None
+    whole: Whole | None = None
+    contexts: Contexts | None = None
+    learned: Learned = field(default_factory=Learned)
+    posts: KeptPosts = field(default_factory=KeptPosts)
+    markers: Markers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.markers = Markers(self.source)
+
+    def read(self) -> Iterator[Rows]:
+        self.markers = Markers(self.source)
+        return blocks(
+            self.source, self.wanted, self.slice_rows, self.tsc_khz, self.markers
+        )
+
+    def events(self, events: Events) -> Events:
+        """The same with the losses in ns, as the events are."""
+        if self.tsc_khz is not None and events.info.ts_unit == "cycles":
+            return in_ns(events, self.tsc_khz, rows=False)
+        return events
+
+    def slices(self, *, learning: bool) -> Iterator[Events]:
+        assert self.whole is not None
+        assert self.contexts is not None
+        last = len(self.contexts.cuts)
+        for i, block in enumerate(self.read()):
+            rows = self.contexts.around(i, block)
+            begin = int(np.searchsorted(rows.number, block.number[0]))
+            own = Own(begin, begin + len(block), first=i == 0, last=i == last)
+            events = self.events(as_events(rows.chunk, self.source, self.markers))
+            events.scope = Scope(self.whole, own, rows.number, self.learned, learning)
+            yield events
+
+    def learn(self) -> None:
+        """Go through all slices once for what they say only together."""
+        assert self.contexts is not None
+        for i, events in enumerate(self.slices(learning=True)):
+            scope = events.scope
+            assert scope is not None
+            timeline = build_timeline(events)
+            w, posts = timeline.windows, timeline.posts
+            put_row = scope.rows[w.put_row]
+            learn_windows(self.learned, w, scope.own.windows(w), put_row)
+            mine = scope.own.posts(posts)
+            self.learned.remapped |= bool((remapped(posts) & mine).any())
+            self.posts.end(posts, scope)
+            self._add_posts(i, events, timeline, np.flatnonzero(mine), posts)
+
+    def _add_posts(
+        self,
+        i: int,
+        events: Events,
+        timeline: Timeline,
+        mine: npt.NDArray[np.int64],
+        posts: Posts,
+    ) -> None:
+        assert self.contexts is not None
+        scope = events.scope
+        assert scope is not None
+        told = mine[posts.vcpu[mine] >= 0]
+        vcpu = [posts.vcpu[told].astype(np.int64)]
+        which = [told]
+        unknown = mine[posts.vcpu[mine] < 0]
+        for vcpu_id in np.unique(posts.vcpu_id[unknown]).tolist():
+            same = unknown[posts.vcpu_id[unknown] == vcpu_id]
+            for candidate in timeline.vcpus.candidates(vcpu_id):
+                vcpu.append(np.full(len(same), candidate))
+                which.append(same)
+        of, index = np.concatenate(vcpu), np.concatenate(which)
+        table = Rows(scope.rows, _chunk_of(events))
+        at = np.stack([posts.at[index], posts.row[index], posts.cause[index]], axis=1)
+        needed = self.contexts.add_posts(i, table, of, at)
+        self.posts.keep(posts, np.unique(index[needed]), scope)
+
+
+def _chunk_of(events: Events) -> RawChunk:
+    return RawChunk(
+        ts_ns=events.ts_ns,
+        cpu=events.cpu,
+        seq=np.empty(0, np.int64),
+        tid=events.tid,
+        flags=events.flags,
+        event=events.event,
+        payload=events.payload,
+    )
+
+
+class _Carried:
+    """What a slice leaves to the next ones, because windows may be long.
+
+    guest_ns    of those that are open, how long their pCPU was in guest mode
+    reached_ns  as in Occupancy
+    """
+
+    def __init__(self) -> None:
+        self._guest_ns: dict[tuple[int, int], int] = {}
+        self._reached_ns: dict[tuple[str, Hit], dict[int, int]] = {}
+
+    def earlier(self, timeline: Timeline, places: Occupancy) -> Occupancy:
+        """The same with what came before this slice."""
+        events, w = places.events, timeline.windows
+        scope = events.scope
+        assert scope is not None
+        begin_ns = int(events.ts_ns[scope.own.begin])
+        earlier_ns = np.zeros(len(w), np.int64)
+        put_row = scope.rows[w.put_row]
+        for at in np.flatnonzero(w.put_row < scope.own.begin).tolist():
+            key = (int(w.vcpu[at]), int(put_row[at]))
+            earlier_ns[at] = self._guest_ns.get(key, 0)
+        if scope.own.first:
+            return places
+        return replace(
+            places,
+            begin_ns=begin_ns,
+            earlier_ns=earlier_ns,
+            reached_ns=self._reached_ns,
+        )
+
+    def go_on(self, analysis: Analysis) -> None:
+        """Keep what the next slices need."""
+        places, w = analysis.occupancy, analysis.timeline.windows
+        events = analysis.events
+        scope = events.scope
+        assert scope is not None
+        if scope.own.last:
+            return
+        end_ns = int(events.ts_ns[scope.own.end])
+        at = np.flatnonzero((w.put_row < scope.own.end) & (w.end_row >= scope.own.end))
+        cut = replace(w, load_ns=np.minimum(w.load_ns, end_ns))
+        guest_ns = places.guest_in_windows(cut, at).tolist()
+        keys = zip(w.vcpu[at].tolist(), scope.rows[w.put_row[at]].tolist(), strict=True)
+        self._guest_ns = dict(zip(keys, guest_ns, strict=True))
+        stimuli, posts = analysis.stimuli, analysis.timeline.posts
+        own = scope.own.stimuli(stimuli, posts, w)
+        for name, result in analysis.results.items():
+            f = result.findings
+            for hits in ONE_VECTOR:
+                sent = np.flatnonzero(own[f.stimulus] & f.maybe(*hits) & (f.cpu >= 0))
+                until_ns = stimuli.ts_ns[f.stimulus[sent]].copy()
+                hidden = stimuli.post[f.stimulus[sent]] < 0
+                until_ns[hidden] = w.load_ns[f.window[sent[hidden]]]
+                reached_ns = self._reached_ns.setdefault((name, hits[0]), {})
+                for cpu in np.unique(f.cpu[sent]).tolist():
+                    latest_ns = int(until_ns[f.cpu[sent] == cpu].max())
+                    reached_ns[cpu] = max(reached_ns.get(cpu, latest_ns), latest_ns)

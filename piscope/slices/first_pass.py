@@ -1,0 +1,125 @@
+"""The first pass over a long trace: its vCPUs, pCPUs, instants, losses and probes.
+
+Few rows tell them: the first of each thread, and its first kvm_entry and kvm_exit. What
+`find_vcpus` makes of these it would make of all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from piscope.events.markers import Markers
+from piscope.slices.rows import Rows, together
+from piscope.sources.raw import Loss, RawChunk, Source
+from piscope.tables import Events
+from piscope.timeline.probes import is_probe
+
+__all__ = ("Seen", "as_events", "first_pass", "telling_events")
+
+_PREEMPTED = 0x100  # TASK_REPORT_MAX, include/linux/sched.h: printed as "R+"
+
+Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the pass saw.
+
+    rows     how many in all
+    first_ns, last_ns  None: there are none
+    telling  the rows that tell which threads are vCPUs
+    probe_values  as in whole.Whole
+    losses   ns, as the source gave them
+    """
+
+    rows: int = 0
+    first_ns: int | None = None
+    last_ns: int | None = None
+    cpus: set[int] = field(default_factory=set)
+    telling: list[Rows] = field(default_factory=list)
+    probe_values: dict[str, Counter[tuple[int, int]]] = field(default_factory=dict)
+    preempted_told: bool = False
+    losses: list[Loss] = field(default_factory=list)
+
+
+def first_pass(
+    read: Iterable[Rows], source: Source, tick: Callable[[], None] = lambda: None
+) -> Seen:
+    """Go through all blocks of a trace."""
+    seen = Seen()
+    known: set[tuple[str, int]] = set()
+    for block in read:
+        tick()
+        chunk = block.chunk
+        seen.rows += len(block)
+        first, last = int(chunk.ts_ns[0]), int(chunk.ts_ns[-1])
+        seen.first_ns = first if seen.first_ns is None else seen.first_ns
+        seen.last_ns = last
+        seen.cpus.update(np.unique(chunk.cpu).tolist())
+        at: list[int] = []
+
+        def new(word: str, values: Numbers, rows: Numbers, at: list[int] = at) -> None:
+            numbers, where = np.unique(values, return_index=True)
+            for number, i in zip(numbers.tolist(), where.tolist(), strict=True):
+                if (word, number) not in known:
+                    known.add((word, number))
+                    at.append(int(rows[i]))
+
+        new("thread", chunk.tid.astype(np.int64), np.arange(len(block)))
+        for index, p in chunk.payload.items():
+            name = source.events[index][1]
+            if name in ("kvm_entry", "kvm_exit"):
+                tid = chunk.tid[p.rows].astype(np.int64)
+                new(name, tid, p.rows)
+                if "vcpu_id" in p.columns:
+                    told = p.valid.get("vcpu_id", np.ones(len(p.rows), np.bool_))
+                    new(f"{name}, with vcpu_id", tid[told], p.rows[told])
+                if name == "kvm_exit" and "isa" in p.columns:
+                    new("isa", p.columns["isa"].astype(np.int64), p.rows)
+            elif name == "sched_switch" and "prev_state" in p.columns:
+                state = p.columns["prev_state"].astype(np.int64)
+                seen.preempted_told |= bool((state & _PREEMPTED).any())
+            elif is_probe(name) and "vcpu" in p.columns:
+                told = p.valid.get("vcpu", np.ones(len(p.rows), np.bool_))
+                pairs, count = np.unique(
+                    np.stack(
+                        [
+                            chunk.tid[p.rows[told]].astype(np.int64),
+                            p.columns["vcpu"][told].astype(np.int64),
+                        ]
+                    ),
+                    axis=1,
+                    return_counts=True,
+                )
+                counts = seen.probe_values.setdefault(name, Counter())
+                for tid_of, value, n in zip(*pairs.tolist(), count, strict=True):
+                    counts[tid_of, value] += int(n)
+        seen.telling.append(block.take(np.unique(np.array(at, np.int64))))
+    return seen
+
+
+def as_events(rows: RawChunk, source: Source, markers: Markers) -> Events:
+    """Rows as EVENTS, with what the whole trace's have besides."""
+    return Events(
+        ts_ns=rows.ts_ns,
+        cpu=rows.cpu,
+        tid=rows.tid,
+        flags=rows.flags,
+        event=rows.event,
+        names=list(source.events),
+        payload=rows.payload,
+        info=source.info,
+        losses=list(source.losses),
+        counts=dict(source.counts),
+        markers=markers.found,
+    )
+
+
+def telling_events(seen: Seen, source: Source, markers: Markers) -> Events:
+    """The rows that tell which threads are vCPUs."""
+    return as_events(together(seen.telling).chunk, source, markers)
