@@ -11,9 +11,11 @@ each cut.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -26,12 +28,19 @@ from piscope.events.normalize import in_ns
 from piscope.model.policy import DEFAULT_PLATFORM, Platform
 from piscope.outcomes import Hit
 from piscope.parts import Own
-from piscope.pipeline import DEFAULT_POLICIES, Analysis, Part, analyze_timeline
+from piscope.pipeline import (
+    DEFAULT_POLICIES,
+    Analysis,
+    Part,
+    Policies,
+    analyze_events,
+    analyze_timeline,
+)
 from piscope.posted import Posted, parse_posted
 from piscope.replay.fastpath import DEFAULT_FASTPATH
 from piscope.replay.findings import ONE_VECTOR
 from piscope.replay.pcpus import Occupancy
-from piscope.replay.posted import remapped, resolve_auto, resolve_posted
+from piscope.replay.posted import remapped, resolve_auto
 from piscope.replay.recognize import learn_windows
 from piscope.slices.contexts import Contexts, find_contexts
 from piscope.slices.first_pass import as_events, first_pass, telling_events
@@ -41,6 +50,7 @@ from piscope.sources.raw import RawChunk, Source, Wanted
 from piscope.tables import Events, Posts, Timeline
 from piscope.timeline.build import build_timeline, refuse
 from piscope.timeline.markers import marked_snapshots
+from piscope.timeline.user_posts import UserPosts
 from piscope.timeline.vcpus import find_vcpus
 from piscope.whole import Learned, Scope, Whole
 
@@ -56,49 +66,48 @@ WHOLE_ROWS = 1 << 21
 def parts_of(
     source: Source,
     *,
-    policies: tuple[str, ...] = DEFAULT_POLICIES,
+    policies: Policies = DEFAULT_POLICIES,
     posted: Posted = "auto",
     fastpath: frozenset[int] = DEFAULT_FASTPATH,
     platform: Platform = DEFAULT_PLATFORM,
+    given: UserPosts | None = None,
     ignore: tuple[str, ...] = (),
     start_ns: int | None = None,
     end_ns: int | None = None,
     tsc_khz: int | None = None,
     slice_rows: int = SLICE_ROWS,
-    whole_rows: int = 0,
+    whole_rows: int | None = 0,
     keep_events: bool = True,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Parts:
-    """Analyze one open trace, which can be read more than once, in parts.
+    """Analyze one open trace in parts.
 
     A part's own rows are `slice_rows` at the most. A trace of up to `whole_rows`
-    events is one part, and so is a longer one that holds counters of its own, which
-    are held against the whole of it. The other arguments are those of
-    `pipeline.analyze`.
+    events (None: any) is one part, and read once. So is a longer one for which posts
+    are `given`, or that holds counters of its own: they are of the whole of it. The
+    other arguments are those of `pipeline.analyze`.
 
     Raises UsageError for words that `posted` does not know. Going through the parts
     raises UnanswerableError as `pipeline.analyze` does.
     """
     parse_posted(posted)
     wanted = Wanted(analysis_fields(), ignore=ignore, start_ns=start_ns, end_ns=end_ns)
-
-    def analyzed(
-        events: Events, timeline: Timeline, posted: Posted, **of_part: Any
-    ) -> Analysis:
-        return analyze_timeline(
-            events,
-            timeline,
-            policies=policies,
-            posted=posted,
-            fastpath=fastpath,
-            platform=platform,
-            keep_events=keep_events,
-            progress=progress,
-            **of_part,
-        )
-
-    trace = _Trace(source, wanted, slice_rows, tsc_khz)
-    return Parts(trace, analyzed, posted, whole_rows, progress)
+    asked: dict[str, Any] = {
+        "policies": policies,
+        "fastpath": fastpath,
+        "platform": platform,
+        "keep_events": keep_events,
+        "progress": progress,
+    }
+    narrowed = start_ns is not None or end_ns is not None
+    return Parts(
+        _Trace(source, wanted, slice_rows, tsc_khz),
+        partial(analyze_events, **asked, posted=posted, given=given, narrowed=narrowed),
+        partial(analyze_timeline, **asked),
+        posted,
+        whole_rows if given is None else None,
+        progress,
+    )
 
 
 class Parts:
@@ -111,16 +120,18 @@ class Parts:
     def __init__(
         self,
         trace: _Trace,
-        analyzed: Callable[..., Analysis],
+        at_once: Callable[[Events], Analysis],
+        of_slice: Callable[..., Analysis],
         posted: Posted,
-        whole_rows: int,
+        whole_rows: int | None,
         progress: Callable[[str], None],
     ) -> None:
         """See `parts_of`."""
         self._trace = trace
-        self._analyzed = analyzed
+        self._at_once = at_once
+        self._of_slice = of_slice
         self._posted = posted
-        self._whole_rows = whole_rows
+        self._most_rows = sys.maxsize if whole_rows is None else whole_rows
         self._progress = progress
         self._whole: Part | None = None
         self._known = False
@@ -146,16 +157,16 @@ class Parts:
         held: deque[Rows] = deque()
         for block in reading:
             held.append(block)
-            if held[-1].number[-1] >= self._whole_rows:
+            if held[-1].number[-1] >= self._most_rows:
                 break
         else:
-            self._whole = self._at_once(_drained(held))
+            self._whole = self._one_part(_drained(held))
             return
         seen = first_pass(chain(_drained(held), reading), trace.source)
         telling = trace.events(telling_events(seen, trace.source, trace.markers))
         refuse(telling)
         if len(marked_snapshots(telling)) > 1:
-            self._whole = self._at_once(trace.read())
+            self._whole = self._one_part(trace.read())
             return
         vcpus = find_vcpus(telling)
         if not len(vcpus):
@@ -177,22 +188,23 @@ class Parts:
         trace.learn()
         self._posted = resolve_auto(self._posted, trace.learned.remapped)
 
-    def _at_once(self, blocks: Iterable[Rows]) -> Part:
+    def _one_part(self, blocks: Iterable[Rows]) -> Part:
         trace = self._trace
         rows = joined(blocks)
         events = trace.events(as_events(rows, trace.source, trace.markers))
-        self._progress("timeline")
-        timeline = build_timeline(events)
-        posted = resolve_posted(self._posted, timeline.posts)
-        return Part.of_whole(self._analyzed(events, timeline, posted))
+        return Part.of_whole(self._at_once(events))
 
     def _part(self, events: Events, carried: _Carried) -> Part:
         scope = events.scope
         assert scope is not None
         timeline = build_timeline(events)
         timeline.posts = self._trace.posts.within(timeline.posts, scope)
-        analysis = self._analyzed(
-            events, timeline, self._posted, own=scope.own, earlier=carried.earlier
+        analysis = self._of_slice(
+            events,
+            timeline,
+            posted=self._posted,
+            own=scope.own,
+            earlier=carried.earlier,
         )
         carried.go_on(analysis)
         return Part(analysis, scope.own, scope.rows)

@@ -13,14 +13,10 @@ import numpy as np
 
 from piscope import __version__, pipeline
 from piscope.allocator import keep_freed_memory
-from piscope.commands.analyze_run import (
-    EXIT_CANT_TELL,
-    Request,
-    analysis_of,
-    timeline_unknown,
-)
+from piscope.commands.analyze_run import EXIT_CANT_TELL
 from piscope.commands.moments import Moment, parse_moment
 from piscope.commands.printing import columns_of, echo_text
+from piscope.commands.requested import Request, parts_of_trace
 from piscope.commands.selected import selected
 from piscope.errors import UsageError
 from piscope.posted import Posted
@@ -44,6 +40,7 @@ from piscope.report.strips import (
     strips_between,
 )
 from piscope.report.summarize import summarize_losses
+from piscope.report.tally import KnownTime
 from piscope.sources.raw import Array
 from piscope.tables import Kind
 
@@ -87,19 +84,20 @@ def draw(
     if view.window is not None:
         _parse_window(view.window)
     other = next(p for p in reversed(pipeline.DEFAULT_POLICIES) if p != view.policy)
-    analysis, (start_ns, end_ns) = analysis_of(
-        trace,
-        Request(
-            policies=(view.policy, other),
-            posted=view.posted,
-            ignore=view.ignore,
-            start=view.start,
-            end=view.end,
-            tsc_khz=view.tsc_khz,
-        ),
-        quiet=quiet,
-        whole=True,
+    request = Request(
+        policies=(view.policy, other),
+        posted=view.posted,
+        ignore=view.ignore,
+        start=view.start,
+        end=view.end,
+        tsc_khz=view.tsc_khz,
     )
+    with parts_of_trace(trace, request, quiet=quiet, outside=True, at_once=True) as (
+        parts,
+        (start_ns, end_ns),
+    ):
+        (part,) = parts
+    analysis = part.analysis
     timeline, events = analysis.timeline, analysis.events
     vcpus = np.flatnonzero(selection.of_vcpus(timeline.vcpus))
     rows = [timeline.vcpus.rows[vcpu] for vcpu in vcpus.tolist()]
@@ -148,7 +146,9 @@ def draw(
     for page in _pages(analysis, shown, vcpus, max(width - room, 1)):
         text = as_text([page_section(shown, page, width)], columns=width, color=color)
         echo_text(text, first=False)
-    unknown = timeline_unknown(timeline, {row.label for row in rows})
+    known_time = KnownTime()
+    known_time.add(timeline, part.own)
+    unknown = known_time.timeline_unknown({row.label for row in rows})
     return EXIT_CANT_TELL if unknown else 0
 
 

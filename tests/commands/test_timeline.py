@@ -143,7 +143,7 @@ def test_an_unknown_timeline_is_an_exit_status(
         asked.append(labels)
         return True
 
-    monkeypatch.setattr("piscope.commands.timeline_run.timeline_unknown", unknown)
+    monkeypatch.setattr("piscope.report.tally.KnownTime.timeline_unknown", unknown)
     assert run(samples / SLOW, "--vcpu", "1")[0] == 3
     assert asked == [{"vm0/vcpu1"}]
 
