@@ -6,13 +6,14 @@ analyzed -> one finding is picked -> account -> the events around it are read
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import cast
 
 import click
 
-from piscope import pipeline
+from piscope import pipeline, sliced_pipeline
 from piscope.allocator import keep_freed_memory
 from piscope.commands.explain_events import near_events
 from piscope.commands.moments import Moment, parse_moment
@@ -26,8 +27,10 @@ from piscope.commands.watched import WatchedSource
 from piscope.errors import UsageError
 from piscope.explain.account import Account
 from piscope.explain.build import account_of, near_account
-from piscope.explain.pick import Picked, at_instant, by_row, nth_of_kind
+from piscope.explain.numbers import Numbers
+from piscope.explain.pick import AtInstant, ByRow, NthOfKind, Picker
 from piscope.explain.render_text import account_as_markdown, account_as_text
+from piscope.pipeline import Part
 from piscope.posted import Posted
 from piscope.sources.raw import Source
 
@@ -127,42 +130,63 @@ def _checked(request: Request) -> Moment | None:
 def _account(
     trace: str, request: Request, moment: Moment | None, *, quiet: bool
 ) -> Account:
-    selection = selected(request.vms, request.vcpus)
     with ExitStack() as stack:
         source = stack.enter_context(opened(trace, twice=True))
-        ts_ns = None if moment is None else _instant(source, moment, request)
+        picker = _picker(source, moment, request)
         progress = stack.enter_context(Progress(quiet=quiet))
         watched = cast(Source, WatchedSource(source, progress))
-        analysis = pipeline.analyze(
+        parts = sliced_pipeline.parts_of(
             watched,
             policies=request.replayed,
             posted=request.posted,
             ignore=request.ignore,
             tsc_khz=request.tsc_khz,
+            slice_rows=sliced_pipeline.SLICE_ROWS,
+            whole_rows=sliced_pipeline.WHOLE_ROWS,
+            progress=progress.begin,
         )
-        chosen = selection.of_vcpus(analysis.timeline.vcpus)
-        picked: Picked
-        if request.finding is not None:
-            policy = request.policies[0] if request.policies else None
-            picked = by_row(analysis, request.finding, policy)
-        elif request.hit is not None:
-            policy = request.replayed[0]
-            picked = nth_of_kind(
-                analysis, request.hit, request.nth or 1, policy, chosen
-            )
-        else:
-            assert ts_ns is not None
-            assert request.instant is not None
-            picked = at_instant(analysis, ts_ns, chosen, request.instant)
+        for part in parts:
+            picker.add(part)
+            del part
+        picked = picker.picked()
+        numbers = Numbers()
+        part = _nth(parts, picked.part, numbers)
+        analysis = part.analysis
         account = account_of(analysis, picked)
+        near = near_account(analysis, picked, account)
+        account = numbers.of_report(account, part, picked.index)
+        progress.begin("its events")
         account.events = near_events(
             watched,
             analysis.events,
-            near_account(analysis, picked, account),
+            near,
             ignore=request.ignore,
             tsc_khz=request.tsc_khz,
         )
     return account
+
+
+def _nth(parts: Iterable[Part], nth: int, numbers: Numbers) -> Part:
+    """That part; the ones before it are counted."""
+    for i, part in enumerate(parts):
+        if i == nth:
+            return part
+        numbers.add(part)
+        del part
+    raise AssertionError("the part is gone that was there before")
+
+
+def _picker(source: Source, moment: Moment | None, request: Request) -> Picker:
+    selection = selected(request.vms, request.vcpus)
+    if request.finding is not None:
+        return ByRow(request.finding, request.policies[0] if request.policies else None)
+    if request.hit is not None:
+        policy = request.replayed[0]
+        return NthOfKind(request.hit, request.nth or 1, policy, selection)
+    assert moment is not None
+    assert request.instant is not None
+    ts_ns = _instant(source, moment, request)
+    return AtInstant(ts_ns, selection, request.instant)
 
 
 def _instant(source: Source, moment: Moment, request: Request) -> int:

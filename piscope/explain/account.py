@@ -199,7 +199,8 @@ class Step:
     """One thing that the descriptor met.
 
     number    from 1
-    stimulus  its number in STIMULI
+    stimulus  its number in STIMULI; null: in a slice of a long trace next to that of
+              the notification
     letter    a word of model.letters.Letter
     text      the same for people
     ts_ns     its event's instant
@@ -210,7 +211,7 @@ class Step:
     """
 
     number: int
-    stimulus: int
+    stimulus: int | None
     letter: str
     text: str
     ts_ns: int

@@ -35,7 +35,10 @@ _HOST_WORDS = {
 
 
 def account_of(analysis: Analysis, picked: Picked) -> Account:
-    """The story of one finding; `events` are still to be filled in."""
+    """The story of one finding; `events` are still to be filled in.
+
+    Numbers of stimuli and findings are those of this analysis (`explain.numbers`).
+    """
     info = analysis.events.info
     first = next(iter(analysis.results.values())).findings
     stimulus = int(first.stimulus[picked.index])
@@ -188,11 +191,12 @@ def _notes(analysis: Analysis, steps: list[Step]) -> list[str]:
 
 
 def near_account(analysis: Analysis, picked: Picked, account: Account) -> Near:
-    """Which events belong to the account."""
+    """Which events belong to the account, which has this analysis' own numbers."""
     stimuli, events = analysis.stimuli, analysis.events
     posts, windows = analysis.timeline.posts, analysis.timeline.windows
     note, steps = account.notification, account.steps
-    rows = [int(stimuli.row[step.stimulus]) for step in steps]
+    places = [step.stimulus for step in steps if step.stimulus is not None]
+    rows = stimuli.row[places].tolist()
     row = int(stimuli.row[note.stimulus])
     post = int(stimuli.post[note.stimulus])
     f = next(iter(analysis.results.values())).findings
