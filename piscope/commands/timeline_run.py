@@ -176,7 +176,7 @@ class _Drawing:
             columns=min(max(width - room, 1), page_ns),
             policy=view.policy,
             other=other,
-            cpus=len(events.cpus) if view.with_cpus else 0,
+            cpus=max(len(events.cpus), 1) if view.with_cpus else 0,
         )
         self._legend: Legend | None = Legend(self._frame)
         self._known_time = KnownTime()
@@ -200,11 +200,11 @@ class _Drawing:
     def turn(self) -> bool:
         """Whether there are further pages, which the parts are to be added to."""
         assert self.pages is not None
-        self._legend = None
         following = self.pages.following
-        more = following < len(self._frame.starts)
-        self.pages = PagesTally(self._frame, following) if more else None
-        return more
+        self._legend = self.pages = None
+        if following < len(self._frame.starts):
+            self.pages = PagesTally(self._frame, following)
+        return self.pages is not None
 
     def is_unknown(self) -> bool:
         """Whether what the vCPUs did is unknown for more than half of their time."""
