@@ -44,10 +44,22 @@ from piscope.timeline.build import build_timeline
 from piscope.timeline.observed import find_observed
 from piscope.timeline.user_posts import UserPosts, with_user_posts
 
-__all__ = ("DEFAULT_POLICIES", "Analysis", "Part", "analyze", "analyze_timeline")
+__all__ = (
+    "DEFAULT_POLICIES",
+    "Analysis",
+    "Part",
+    "Policies",
+    "analyze",
+    "analyze_events",
+    "analyze_timeline",
+)
 
 DEFAULT_POLICIES = ("preempt-only", "suppress-on-put")
 """The two that the patch 6737557442e5 (v6.17) lies between."""
+
+Policies = tuple[str, ...] | Callable[[str | None], tuple[str, ...]]
+"""Those to replay, or what names them for the policy of the captured kernel, which is
+None where nothing tells it."""
 
 
 @dataclass(slots=True)
@@ -101,7 +113,7 @@ class Part:
 def analyze(
     source: Source,
     *,
-    policies: tuple[str, ...] = DEFAULT_POLICIES,
+    policies: Policies = DEFAULT_POLICIES,
     posted: Posted = "auto",
     fastpath: frozenset[int] = DEFAULT_FASTPATH,
     platform: Platform = DEFAULT_PLATFORM,
@@ -135,11 +147,38 @@ def analyze(
         start_ns=start_ns,
         end_ns=end_ns,
     )
-    events = collect(source, wanted, tsc_khz)
+    return analyze_events(
+        collect(source, wanted, tsc_khz),
+        policies=policies,
+        posted=posted,
+        fastpath=fastpath,
+        platform=platform,
+        given=given,
+        narrowed=start_ns is not None or end_ns is not None,
+        keep_events=keep_events,
+        progress=progress,
+    )
+
+
+def analyze_events(
+    events: Events,
+    *,
+    policies: Policies,
+    posted: Posted,
+    fastpath: frozenset[int],
+    platform: Platform,
+    given: UserPosts | None,
+    narrowed: bool,
+    keep_events: bool,
+    progress: Callable[[str], None],
+) -> Analysis:
+    """Analyze what was read of a trace; the rest as for `analyze`.
+
+    `narrowed`: it is not all of the trace.
+    """
     progress("timeline")
     timeline = build_timeline(events)
     if given is not None:
-        narrowed = start_ns is not None or end_ns is not None
         timeline = with_user_posts(timeline, events, given, narrowed=narrowed)
     return analyze_timeline(
         events,
@@ -157,7 +196,7 @@ def analyze_timeline(
     events: Events,
     timeline: Timeline,
     *,
-    policies: tuple[str, ...],
+    policies: Policies,
     posted: Posted,
     fastpath: frozenset[int],
     platform: Platform,
@@ -172,6 +211,9 @@ def analyze_timeline(
     `earlier` adds what its pCPUs did before.
     """
     own = Own(0, len(events)) if own is None else own
+    learned = learned_of(timeline.windows, events.scope)
+    captured = recognize_policy(learned, _by_release(events.info.kernel_release))
+    names = policies(captured.policy) if callable(policies) else policies
     observed = find_observed(events, timeline)
     if not keep_events:
         events.keep_only(*_READ_LATER)
@@ -190,8 +232,7 @@ def analyze_timeline(
 
     # numpy does most of it without the interpreter's lock
     with ThreadPoolExecutor(2) as both:
-        found = dict(zip(policies, both.map(replayed, policies), strict=True))
-    learned = learned_of(timeline.windows, events.scope)
+        found = dict(zip(names, both.map(replayed, names), strict=True))
     return Analysis(
         events=events,
         timeline=timeline,
@@ -200,7 +241,7 @@ def analyze_timeline(
         posted=posted,
         posting_by_hardware=posting_by_hardware(learned),
         observed=observed,
-        captured=recognize_policy(learned, _by_release(events.info.kernel_release)),
+        captured=captured,
         results={name: result for name, (_, result) in found.items()},
         walks={name: walked for name, (walked, _) in found.items()},
     )

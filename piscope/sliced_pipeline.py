@@ -11,8 +11,13 @@ each cut.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +28,14 @@ from piscope.events.normalize import in_ns
 from piscope.model.policy import DEFAULT_PLATFORM, Platform
 from piscope.outcomes import Hit
 from piscope.parts import Own
-from piscope.pipeline import DEFAULT_POLICIES, Analysis, Part, analyze_timeline
+from piscope.pipeline import (
+    DEFAULT_POLICIES,
+    Analysis,
+    Part,
+    Policies,
+    analyze_events,
+    analyze_timeline,
+)
 from piscope.posted import Posted, parse_posted
 from piscope.replay.fastpath import DEFAULT_FASTPATH
 from piscope.replay.findings import ONE_VECTOR
@@ -33,86 +45,174 @@ from piscope.replay.recognize import learn_windows
 from piscope.slices.contexts import Contexts, find_contexts
 from piscope.slices.first_pass import as_events, first_pass, telling_events
 from piscope.slices.posts import KeptPosts
-from piscope.slices.rows import Rows, blocks
+from piscope.slices.rows import Rows, blocks, joined
 from piscope.sources.raw import RawChunk, Source, Wanted
 from piscope.tables import Events, Posts, Timeline
 from piscope.timeline.build import build_timeline, refuse
+from piscope.timeline.markers import marked_snapshots
+from piscope.timeline.user_posts import UserPosts
 from piscope.timeline.vcpus import find_vcpus
 from piscope.whole import Learned, Scope, Whole
 
-__all__ = ("SLICE_ROWS", "parts_of")
+__all__ = ("SLICE_ROWS", "WHOLE_ROWS", "Parts", "parts_of")
 
-SLICE_ROWS = 1 << 20
-"""Events in a slice: what a slice takes is about 100 bytes for each."""
+SLICE_ROWS = 1 << 19
+"""Events in a slice: what a slice takes is some 300 bytes for each."""
+
+WHOLE_ROWS = 1 << 21
+"""A trace of so many events is analyzed at once, unless someone wants it in slices."""
 
 
 def parts_of(
     source: Source,
     *,
-    policies: tuple[str, ...] = DEFAULT_POLICIES,
+    policies: Policies = DEFAULT_POLICIES,
     posted: Posted = "auto",
     fastpath: frozenset[int] = DEFAULT_FASTPATH,
     platform: Platform = DEFAULT_PLATFORM,
+    given: UserPosts | None = None,
     ignore: tuple[str, ...] = (),
     start_ns: int | None = None,
     end_ns: int | None = None,
     tsc_khz: int | None = None,
     slice_rows: int = SLICE_ROWS,
+    whole_rows: int | None = 0,
+    keep_events: bool = True,
     progress: Callable[[str], None] = lambda _: None,
-) -> Iterator[Part]:
-    """Analyze one open trace, which can be read more than once, in parts.
+) -> Parts:
+    """Analyze one open trace in parts.
 
-    The arguments are those of `pipeline.analyze`; a part's own rows are `slice_rows`
-    at the most.
+    A part's own rows are `slice_rows` at the most. A trace of up to `whole_rows`
+    events (None: any) is one part, and read once. So is a longer one for which posts
+    are `given`, or that holds counters of its own: they are of the whole of it. The
+    other arguments are those of `pipeline.analyze`.
 
-    Raises UnanswerableError as `pipeline.analyze` does.
+    Raises UsageError for words that `posted` does not know. Going through the parts
+    raises UnanswerableError as `pipeline.analyze` does.
     """
     parse_posted(posted)
     wanted = Wanted(analysis_fields(), ignore=ignore, start_ns=start_ns, end_ns=end_ns)
-    trace = _Trace(source, wanted, slice_rows, tsc_khz)
-    progress("reading")
-    seen = first_pass(trace.read(), source)
-    telling = trace.events(telling_events(seen, source, trace.markers))
-    refuse(telling)
-    if seen.first_ns is None or seen.last_ns is None:
-        return
-    vcpus = find_vcpus(telling)
-    if not len(vcpus):
-        build_timeline(telling)  # says what is missing
-    whole = Whole(
-        vcpus,
-        (seen.first_ns, seen.last_ns),
-        sorted(seen.cpus),
-        {name: dict(counts) for name, counts in seen.probe_values.items()},
-        seen.preempted_told,
+    asked: dict[str, Any] = {
+        "policies": policies,
+        "fastpath": fastpath,
+        "platform": platform,
+        "keep_events": keep_events,
+        "progress": progress,
+    }
+    narrowed = start_ns is not None or end_ns is not None
+    return Parts(
+        _Trace(source, wanted, slice_rows, tsc_khz),
+        partial(analyze_events, **asked, posted=posted, given=given, narrowed=narrowed),
+        partial(analyze_timeline, **asked),
+        posted,
+        whole_rows if given is None else None,
+        progress,
     )
-    trace.whole = whole
-    progress("looking around")
-    trace.contexts = find_contexts(
-        trace.read(), source, vcpus, seen.cpus, telling.losses
-    )
-    progress("learning")
-    trace.learn()
-    posted = resolve_auto(posted, trace.learned.remapped)
-    carried = _Carried()
-    for events in trace.slices(learning=False):
+
+
+class Parts:
+    """The parts of one analysis, in order; they can be gone through more than once.
+
+    Nothing is read before the first of them is asked for. Each is made anew, and only
+    what the caller holds on to stays in memory; that of a trace in one part stays.
+    """
+
+    def __init__(
+        self,
+        trace: _Trace,
+        at_once: Callable[[Events], Analysis],
+        of_slice: Callable[..., Analysis],
+        posted: Posted,
+        whole_rows: int | None,
+        progress: Callable[[str], None],
+    ) -> None:
+        """See `parts_of`."""
+        self._trace = trace
+        self._at_once = at_once
+        self._of_slice = of_slice
+        self._posted = posted
+        self._most_rows = sys.maxsize if whole_rows is None else whole_rows
+        self._progress = progress
+        self._whole: Part | None = None
+        self._known = False
+
+    def __iter__(self) -> Iterator[Part]:
+        if not self._known:
+            self._find()
+            self._known = True
+        if self._whole is not None:
+            yield self._whole
+            return
+        self._progress("replay")
+        carried = _Carried()
+        for events in self._trace.slices(learning=False):
+            yield self._part(events, carried)
+            del events
+
+    def _find(self) -> None:
+        """Make the only part, or learn what the slices need of the whole."""
+        trace = self._trace
+        self._progress("reading")
+        reading = trace.read()
+        held: deque[Rows] = deque()
+        for block in reading:
+            held.append(block)
+            if held[-1].number[-1] >= self._most_rows:
+                break
+        else:
+            self._whole = self._one_part(_drained(held))
+            return
+        seen = first_pass(chain(_drained(held), reading), trace.source)
+        telling = trace.events(telling_events(seen, trace.source, trace.markers))
+        refuse(telling)
+        if len(marked_snapshots(telling)) > 1:
+            self._whole = self._one_part(trace.read())
+            return
+        vcpus = find_vcpus(telling)
+        if not len(vcpus):
+            build_timeline(telling)  # says what is missing
+        assert seen.first_ns is not None
+        assert seen.last_ns is not None
+        trace.whole = Whole(
+            vcpus,
+            (seen.first_ns, seen.last_ns),
+            sorted(seen.cpus),
+            {name: dict(counts) for name, counts in seen.probe_values.items()},
+            seen.preempted_told,
+        )
+        self._progress("looking around")
+        trace.contexts = find_contexts(
+            trace.read(), trace.source, vcpus, seen.cpus, telling.losses
+        )
+        self._progress("learning")
+        trace.learn()
+        self._posted = resolve_auto(self._posted, trace.learned.remapped)
+
+    def _one_part(self, blocks: Iterable[Rows]) -> Part:
+        trace = self._trace
+        rows = joined(blocks)
+        events = trace.events(as_events(rows, trace.source, trace.markers))
+        return Part.of_whole(self._at_once(events))
+
+    def _part(self, events: Events, carried: _Carried) -> Part:
         scope = events.scope
         assert scope is not None
         timeline = build_timeline(events)
-        timeline.posts = trace.posts.within(timeline.posts, scope)
-        analysis = analyze_timeline(
+        timeline.posts = self._trace.posts.within(timeline.posts, scope)
+        analysis = self._of_slice(
             events,
             timeline,
-            policies=policies,
-            posted=posted,
-            fastpath=fastpath,
-            platform=platform,
+            posted=self._posted,
             own=scope.own,
             earlier=carried.earlier,
-            progress=progress,
         )
-        yield Part(analysis, scope.own, scope.rows)
         carried.go_on(analysis)
+        return Part(analysis, scope.own, scope.rows)
+
+
+def _drained(held: deque[Rows]) -> Iterator[Rows]:
+    while held:
+        yield held.popleft()
 
 
 @dataclass(slots=True)
@@ -154,7 +254,9 @@ class _Trace:
             own = Own(begin, begin + len(block), first=i == 0, last=i == last)
             events = self.events(as_events(rows.chunk, self.source, self.markers))
             events.scope = Scope(self.whole, own, rows.number, self.learned, learning)
+            del block, rows
             yield events
+            del events
 
     def learn(self) -> None:
         """Go through all slices once for what they say only together."""

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from piscope.commands.analyze import analyze
-from piscope.commands.analyze_run import timeline_unknown
 from piscope.errors import PiscopeError, UsageError
 
 Run = Callable[..., tuple[int, str, str]]
@@ -165,7 +164,7 @@ def test_an_unknown_timeline_is_an_exit_status(
     run: Run, sparse: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "piscope.commands.analyze_run.timeline_unknown", lambda timeline, labels: True
+        "piscope.report.tally.KnownTime.timeline_unknown", lambda known, labels: True
     )
     assert run(sparse)[0] == 3
 
@@ -175,6 +174,8 @@ def test_half_of_the_time_unknown_is_too_much() -> None:
 
     import numpy as np
 
+    from piscope.parts import Own
+    from piscope.report.tally import KnownTime
     from piscope.tables import Kind, Vcpu, Vcpus
 
     vcpu = Vcpu(0, 7, None, None, 0, None, "kvm_entry", "v")
@@ -191,6 +192,11 @@ def test_half_of_the_time_unknown_is_too_much() -> None:
                 row=np.arange(len(kinds)),
             ),
         )
+
+    def timeline_unknown(timeline: Any, labels: set[str]) -> bool:
+        known_time = KnownTime()
+        known_time.add(timeline, Own(0, 0))
+        return known_time.timeline_unknown(labels)
 
     around = [Kind.UNKNOWN, Kind.GUEST, Kind.UNKNOWN, Kind.HOST, Kind.UNKNOWN]
     # what lies before the first and after the last event does not count

@@ -52,8 +52,8 @@ GATE_MAY_IMPORT = {
     "piscope.model.policy",  # the names of policies
     "piscope.output",
     "piscope.toml_text",
-    "piscope.pipeline",
     "piscope.posted",  # the words of --posted
+    "piscope.sliced_pipeline",
     "piscope.sources.detect",  # to open a trace
 }
 """The gate stands behind the report: it runs the pipeline and knows no stage."""

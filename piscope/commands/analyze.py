@@ -129,8 +129,9 @@ def analyze(
     Exit status: 0 analyzed; 2 a trace could not be; 3 what the vCPUs did is unknown
     for more than half of their time.
     """
-    from piscope.commands.analyze_run import Request, analyze_all
+    from piscope.commands.analyze_run import analyze_all
     from piscope.commands.rates_run import Asked
+    from piscope.commands.requested import Request
 
     request = Request(
         policies=policies,

@@ -4,15 +4,15 @@ side."""
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
 import click
 
-from piscope import pipeline
+from piscope import pipeline, sliced_pipeline
 from piscope.allocator import keep_freed_memory
-from piscope.commands.analyze_run import timeline_unknown
-from piscope.commands.opening import opened
+from piscope.commands.opening import is_pipe, opened
 from piscope.commands.options import Form
 from piscope.commands.printing import echo_report, echo_text
 from piscope.commands.progress import Progress
@@ -22,11 +22,9 @@ from piscope.compare.build import account_of, pairs_of
 from piscope.compare.render_text import account_as_markdown, account_as_text
 from piscope.errors import PiscopeError, UsageError
 from piscope.events.catalog import CATALOG
-from piscope.model.policy import POLICIES
-from piscope.pipeline import Analysis
 from piscope.posted import Posted
-from piscope.report.summarize import summarize
 from piscope.report.summary import Summary
+from piscope.report.tally import Tallies
 from piscope.sources.raw import Source
 
 __all__ = ("Request", "compare_two")
@@ -93,49 +91,47 @@ def compare_two(
 
 
 def _analyzed(path: str, request: Request, *, quiet: bool) -> _Analyzed:
-    policies = tuple(dict.fromkeys(request.policies)) or pipeline.DEFAULT_POLICIES
+    asked = tuple(dict.fromkeys(request.policies))
+
+    def policies(captured: str | None) -> tuple[str, ...]:
+        chosen = asked or pipeline.DEFAULT_POLICIES
+        third = captured is not None and not asked and captured not in chosen
+        return (str(captured), *chosen) if third else chosen
+
+    tallies, counts = Tallies(), {}
     try:
-        analysis = _analysis(path, request, policies, quiet=quiet)
+        with opened(path) as source, Progress(quiet=quiet) as progress:
+            for part in sliced_pipeline.parts_of(
+                cast(Source, WatchedSource(source, progress)),
+                policies=policies,
+                posted=request.posted,
+                ignore=request.ignore,
+                tsc_khz=request.tsc_khz,
+                slice_rows=sliced_pipeline.SLICE_ROWS,
+                whole_rows=None if is_pipe(path) else sliced_pipeline.WHOLE_ROWS,
+                keep_events=False,
+                progress=progress.begin,
+            ):
+                tallies.add(part)
+                counts = part.analysis.events.counts
+                del part
     except PiscopeError as error:
         error.path = error.path or path
         raise
-    summary = summarize(analysis)
+    summary = tallies.finish()
     labels = {vcpu.label for vcpu in summary.vcpus}
     seen_ns = sum(sum(vcpu.time_ns.values()) for vcpu in summary.vcpus)
     unknown_ns = sum(vcpu.time_ns.get("unknown", 0) for vcpu in summary.vcpus)
     return _Analyzed(
         summary=summary,
-        events=_read_events(analysis),
+        events=_read_events(counts),
         unknown=unknown_ns / seen_ns if seen_ns else 0.0,
-        mostly_unknown=timeline_unknown(analysis.timeline, labels),
+        mostly_unknown=tallies.known_time.timeline_unknown(labels),
     )
 
 
-def _analysis(
-    path: str, request: Request, policies: tuple[str, ...], *, quiet: bool
-) -> Analysis:
-    # Which policy the kernel has is known only afterwards, and may be a third.
-    with opened(path, twice=not request.policies) as source:
-        while True:
-            with Progress(quiet=quiet) as progress:
-                analysis = pipeline.analyze(
-                    cast(Source, WatchedSource(source, progress)),
-                    policies=policies,
-                    posted=request.posted,
-                    ignore=request.ignore,
-                    tsc_khz=request.tsc_khz,
-                )
-            own = analysis.captured.policy
-            if request.policies or own is None or own in policies:
-                return analysis
-            assert own in POLICIES
-            policies = (own, *policies)
-
-
-def _read_events(analysis: Analysis) -> list[str]:
+def _read_events(counts: Mapping[str, int]) -> list[str]:
     """Names of the recorded tracepoints that the analysis reads, sorted; no probes."""
     known = {tracepoint.name for tracepoint in CATALOG}
-    names = {
-        key.rpartition(":")[2] for key, count in analysis.events.counts.items() if count
-    }
+    names = {key.rpartition(":")[2] for key, count in counts.items() if count}
     return sorted(names & known)

@@ -37,7 +37,8 @@ class Progress:
         self._active = not quiet and self._stream.isatty()
         self._started_s = time.monotonic()
         self._shown_s: float | None = None
-        self._done = 0
+        self._stage = ""
+        self._begin()
 
     def __enter__(self) -> Progress:
         return self
@@ -52,8 +53,18 @@ class Progress:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
 
+    def begin(self, stage: str) -> None:
+        """What is done from now on, by name."""
+        self._stage = stage
+        if self._shown_s is not None or self._elapsed_s() >= _PATIENCE_S:
+            self._write(f"{self._done:,} events")
+
     def over(self, chunks: Iterable[RawChunk]) -> Iterator[RawChunk]:
-        """The same chunks, each counted when the caller is done with it."""
+        """The same chunks, each counted when the caller is done with it.
+
+        A trace may be gone over again, for another stage.
+        """
+        self._begin()
         for chunk in chunks:
             yield chunk
             self._done += len(chunk)
@@ -65,14 +76,20 @@ class Progress:
         self._done = done
         self._show(ts_ns)
 
+    def _begin(self) -> None:
+        self._done = 0
+        self._begun_s = time.monotonic()
+
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._started_s
+
     def _show(self, ts_ns: int) -> None:
-        now_s = time.monotonic()
-        if not self._active or now_s - self._started_s < _PATIENCE_S:
+        if self._elapsed_s() < _PATIENCE_S:
             return
+        now_s = time.monotonic()
         if self._shown_s is not None and now_s - self._shown_s < _REFRESH_S:
             return
-        self._shown_s = now_s
-        rate = self._done / (now_s - self._started_s)
+        rate = self._done / max(now_s - self._begun_s, 1e-3)
         line = f"{self._done:,} events, {rate:,.0f}/s"
         if self._span_ns is not None:
             first_ns, last_ns = self._span_ns
@@ -80,5 +97,12 @@ class Progress:
             share = min(max(share, 0.0), 1.0)
             filled = round(share * _BAR_COLUMNS)
             line = f"[{'#' * filled:<{_BAR_COLUMNS}}] {share:4.0%} {line}"
-        self._stream.write(f"\r\x1b[K{line}")
+        self._write(line)
+
+    def _write(self, line: str) -> None:
+        if not self._active:
+            return
+        self._shown_s = time.monotonic()
+        stage = f", {self._stage}" if self._stage else ""
+        self._stream.write(f"\r\x1b[K{line}{stage}")
         self._stream.flush()

@@ -84,6 +84,12 @@ class Told:
     counts: tuple[Snapshot, ...] = ()
     counts_path: str = ""
 
+    @property
+    def of_whole(self) -> bool:
+        """Whether anything is told, which is of the whole of a trace, not of parts."""
+        rates = self.rates.asks or bool(self.rates.senders)
+        return self.posts is not None or rates or bool(self.counts)
+
 
 def answer(
     summary: Summary, analysis: Analysis, told: Told, selection: Selection

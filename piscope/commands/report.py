@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -22,7 +22,7 @@ from piscope.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from piscope.pipeline import Analysis
+    from piscope.commands.requested import Counted
     from piscope.report.summary import Summary
 
 __all__ = ("report",)
@@ -75,8 +75,7 @@ def report(
     narrow the summary; the tables hold every vCPU.
     """
     from piscope.allocator import keep_freed_memory
-    from piscope.commands.analyze_run import Request, analyzed, checked
-    from piscope.errors import PiscopeError
+    from piscope.commands.requested import Request, checked, counted
     from piscope.report_directory import write_dataset, write_report
 
     options = {
@@ -106,20 +105,16 @@ def report(
     keep_freed_memory()
     selection, told = checked(request, traces)
 
-    def parts() -> Iterator[tuple[Analysis, Summary]]:
+    def each() -> Iterator[tuple[Counted, Callable[[], Summary]]]:
         for trace in traces:
-            try:
-                summary, analysis = analyzed(
-                    trace, request, selection, told, quiet=quiet, keep_events=True
-                )
-            except PiscopeError as error:
-                error.path = error.path or trace
-                raise
-            yield analysis, summary
+            with counted(
+                trace, request, selection, told, quiet=quiet, keep_events=True
+            ) as parts:
+                yield parts, parts.summary
 
     events = not no_events
     if len(traces) > 1:
-        write_dataset(parts(), output, options=options, events=events)
+        write_dataset(each(), output, options=options, events=events)
         return
-    ((analysis, summary),) = parts()
-    write_report(analysis, summary, output, options=options, events=events)
+    for parts, summary in each():
+        write_report(parts, summary, output, options=options, events=events)

@@ -1,6 +1,6 @@
 """From the arguments of `piscope timeline` to its pictures, page after page.
 
-opened -> pipeline.analyze -> parts -> report.timeline_pages -> render
+opened -> parts -> report.timeline_pages -> render
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import numpy as np
 
 from piscope import __version__, pipeline
 from piscope.allocator import keep_freed_memory
-from piscope.commands.analyze_run import EXIT_CANT_TELL, Request, analysis_of
+from piscope.commands.analyze_run import EXIT_CANT_TELL
 from piscope.commands.moments import Moment, parse_moment
 from piscope.commands.printing import columns_of, echo_text
+from piscope.commands.requested import Request, parts_of_trace
 from piscope.commands.selected import selected
 from piscope.errors import UsageError
 from piscope.pipeline import Part
@@ -66,20 +67,19 @@ def draw(
     selection = selected(view.vms, view.vcpus)
     if view.window is not None:
         _parse_window(view.window)
-    analysis, narrowed_ns = analysis_of(
-        trace,
-        Request(
-            policies=(view.policy, _other(view.policy)),
-            posted=view.posted,
-            ignore=view.ignore,
-            start=view.start,
-            end=view.end,
-            tsc_khz=view.tsc_khz,
-        ),
-        quiet=quiet,
-        whole=True,
+    request = Request(
+        policies=(view.policy, _other(view.policy)),
+        posted=view.posted,
+        ignore=view.ignore,
+        start=view.start,
+        end=view.end,
+        tsc_khz=view.tsc_khz,
     )
-    parts: Iterable[Part] = [Part.of_whole(analysis)]
+    with parts_of_trace(trace, request, quiet=quiet, outside=True, at_once=True) as (
+        made,
+        narrowed_ns,
+    ):
+        parts = list(made)
     return draw_parts(parts, view, selection, narrowed_ns, columns_of(width))
 
 

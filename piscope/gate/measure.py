@@ -109,31 +109,32 @@ def sha256_of(path: str) -> tuple[str, int]:
 
 def _analyzed(path: str, options: Options, digest: str, size_bytes: int) -> Measured:
     # Here, so that a run that finds everything in the cache loads no numpy.
-    from piscope import pipeline
+    from piscope import sliced_pipeline
     from piscope.model.policy import POLICIES
-    from piscope.report.summarize import summarize
+    from piscope.report.tally import Tallies
     from piscope.sources.detect import open_trace
 
-    policies = options.policies
-    while True:
-        source = open_trace(path)
-        try:
-            analysis = pipeline.analyze(
-                source,
-                policies=policies,
-                posted=options.posted,
-                ignore=options.ignore,
-                keep_events=False,
-            )
-        finally:
-            source.close()
-        captured = analysis.captured.policy
+    def policies(captured: str | None) -> tuple[str, ...]:
         needed = tuple(POLICIES) if captured is None else (captured,)
-        if set(needed) <= set(policies):
-            break
-        # Which policy the kernel had is known only now, and was not asked for.
-        policies = tuple(dict.fromkeys((*policies, *needed)))
-    return _measured(summarize(analysis), digest, size_bytes)
+        return tuple(dict.fromkeys((*options.policies, *needed)))
+
+    tallies = Tallies()
+    source = open_trace(path)
+    try:
+        for part in sliced_pipeline.parts_of(
+            source,
+            policies=policies,
+            posted=options.posted,
+            ignore=options.ignore,
+            slice_rows=sliced_pipeline.SLICE_ROWS,
+            whole_rows=sliced_pipeline.WHOLE_ROWS,
+            keep_events=False,
+        ):
+            tallies.add(part)
+            del part
+    finally:
+        source.close()
+    return _measured(tallies.finish(), digest, size_bytes)
 
 
 def _reported(path: str, options: Options, digest: str, size_bytes: int) -> Measured:

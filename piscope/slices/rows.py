@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from piscope.events.merge import joined_in_order, merged
 from piscope.events.normalize import cycles_to_ns
 from piscope.sources.raw import Payload, RawChunk, Source, Wanted
 
-__all__ = ("Rows", "blocks", "together")
+__all__ = ("Rows", "blocks", "joined", "together")
 
 Numbers = npt.NDArray[np.int64]
 
@@ -85,6 +85,14 @@ def together(pieces: Sequence[Rows]) -> Rows:
         ]
         number = np.concatenate([p.number for p in pieces])
     return Rows(unique, joined_in_order([p.chunk for p in pieces], number))
+
+
+def joined(blocks: Iterable[Rows]) -> RawChunk:
+    """All rows of a trace's blocks, copied one behind the other."""
+    whole = Gathered()
+    for block in blocks:
+        whole.extend(block.chunk)
+    return whole.whole()
 
 
 def blocks(

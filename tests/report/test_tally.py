@@ -12,7 +12,6 @@ from conftest import SAMPLES
 from split_analysis import even_cuts, split
 
 from piscope import pipeline
-from piscope.commands.analyze_run import timeline_unknown
 from piscope.errors import UsageError
 from piscope.model.policy import POLICIES
 from piscope.pipeline import Analysis
@@ -110,12 +109,12 @@ def test_no_post_as_hardwares(trace: str) -> None:
 def test_time_that_is_known(trace: str) -> None:
     analysis = analyzed(trace, ())
     labels = [vcpu.label for vcpu in analysis.timeline.vcpus.rows]
-    for cuts in ([], *all_cuts(analysis)):
+    (whole,) = tallied(analysis, [], [None])
+    for cuts in all_cuts(analysis):
         (tallies,) = tallied(analysis, cuts, [None])
         for asked in (labels, labels[:1], labels[-1:], []):
-            assert tallies.known_time.timeline_unknown(asked) == timeline_unknown(
-                analysis.timeline, asked
-            )
+            told = tallies.known_time.timeline_unknown(asked)
+            assert told == whole.known_time.timeline_unknown(asked)
 
 
 @pytest.mark.parametrize("unknown", [0.2, 0.5, 0.8])
@@ -130,7 +129,8 @@ def test_unknown_time_counts_between_what_is_known(unknown: float) -> None:
             tallied(analysis, cuts, [None])[0].known_time.timeline_unknown([label])
             for cuts in ([], *all_cuts(analysis))
         }
-        assert told == {timeline_unknown(analysis.timeline, [label])}
+        (whole,) = tallied(analysis, [], [None])
+        assert told == {whole.known_time.timeline_unknown([label])}
 
 
 _SMALL = "vmx-6.12.117-ipiv.f_2vm.trace.dat"

@@ -1,0 +1,115 @@
+"""Commands over a trace in slices say what they say of the same trace at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import SAMPLES
+
+from piscope import sliced_pipeline
+from piscope.cli import run
+from piscope.pipeline import Part
+
+TRACE = str(SAMPLES / "vmx-6.12.117-ipiv.f_2vm.trace.dat")
+OTHER = str(SAMPLES / "vmx-6.17.13-ipiv-us.n_userspace_slow.trace.dat")
+
+Sliced = Callable[[], None]
+Output = Callable[..., str]
+
+
+@pytest.fixture
+def output(capsys: pytest.CaptureFixture[str]) -> Output:
+    """Run a command; gives what it prints."""
+
+    def printed(*words: str) -> str:
+        capsys.readouterr()
+        status = run(words)
+        out, err = capsys.readouterr()
+        assert status in (0, 1, 3), err
+        return str(out)
+
+    return printed
+
+
+@pytest.fixture
+def sliced(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sliced]:
+    """Make every trace a long one; at the end some must have been in parts."""
+    parts = 0
+    real = sliced_pipeline.Parts.__iter__
+
+    def counting(self: sliced_pipeline.Parts) -> Iterator[Part]:
+        nonlocal parts
+        for part in real(self):
+            parts += not part.own.is_whole
+            yield part
+
+    def begin() -> None:
+        monkeypatch.setattr(sliced_pipeline, "SLICE_ROWS", 1009)
+        monkeypatch.setattr(sliced_pipeline, "WHOLE_ROWS", 0)
+        monkeypatch.setattr(sliced_pipeline.Parts, "__iter__", counting)
+
+    yield begin
+    assert parts > 1
+
+
+ANALYZE = ("analyze", TRACE, "--json")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("analyze", TRACE, "--width", "100"),
+        ("analyze", TRACE, "--format", "md"),
+        (*ANALYZE, "--vcpu", "vcpu0[389]", "--policy", "legacy-5.10"),
+        (*ANALYZE, "--from", "+200ms", "--to", "+600ms", "--posted", "none"),
+        ("analyze", TRACE, OTHER, "--json"),
+        ("compare", TRACE, OTHER, "--format", "json"),
+        ("compare", OTHER, TRACE, "--policy", "suppress-on-put"),
+    ],
+    ids=lambda words: "-".join(w for w in words if "/" not in w),
+)
+def test_what_is_printed(
+    words: tuple[str, ...], output: Output, sliced: Sliced
+) -> None:
+    whole = output(*words)
+    sliced()
+    assert output(*words) == whole
+
+
+def test_a_gate(output: Output, sliced: Sliced) -> None:
+    baseline = str(SAMPLES / "gate-baseline.toml")
+    words = ("gate", TRACE, OTHER, "--baseline", baseline, "--format", "json")
+    words = (*words, "--partial", "--no-cache", "--jobs", "1")
+    whole = output(*words)
+    sliced()
+    assert output(*words) == whole
+
+
+def test_a_report(output: Output, sliced: Sliced, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    output("report", TRACE, "-o", str(whole))
+    sliced()
+    output("report", TRACE, "-o", str(parts))
+    assert (parts / "summary.json").read_text() == (whole / "summary.json").read_text()
+    manifests = [json.loads((p / "manifest.json").read_text()) for p in (parts, whole)]
+    assert manifests[0] == manifests[1]
+    for table in manifests[0]["tables"]:
+        file = table["file"]
+        assert pq.read_schema(parts / file) == pq.read_schema(whole / file)
+    events = [pq.read_table(p / "EVENTS.parquet").to_pylist() for p in (parts, whole)]
+    assert events[0] == events[1]
+
+
+def test_posts_at_a_rate_are_of_the_whole_trace(
+    output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (*ANALYZE, "--rate", "500")
+    whole = output(*words)
+    monkeypatch.setattr(sliced_pipeline, "SLICE_ROWS", 1009)
+    monkeypatch.setattr(sliced_pipeline, "WHOLE_ROWS", 0)
+    assert output(*words) == whole
+    assert json.loads(whole)["rates"] is not None
