@@ -1,13 +1,13 @@
 """From the arguments of `piscope timeline` to its pictures, page after page.
 
-opened -> pipeline.analyze -> strips, marks, lanes -> render
+opened -> parts -> report.timeline_pages -> render
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,34 +19,18 @@ from piscope.commands.printing import columns_of, echo_text
 from piscope.commands.requested import Request, parts_of_trace
 from piscope.commands.selected import selected
 from piscope.errors import UsageError
+from piscope.pipeline import Part
 from piscope.posted import Posted
-from piscope.report.cpu_lanes import cpu_lanes
-from piscope.report.cpu_stays import LostTimes, cpu_stays
+from piscope.report.own_part import ChosenPart
 from piscope.report.render_layout import as_text
-from piscope.report.render_timeline import (
-    Page,
-    Shown,
-    label_cells,
-    opening,
-    page_section,
-)
+from piscope.report.render_timeline import Shown, label_cells, opening, page_section
 from piscope.report.render_timeline_cells import instant_text
-from piscope.report.strips import (
-    Mark,
-    column_edges,
-    covered_ns,
-    marks,
-    strips,
-    strips_between,
-)
+from piscope.report.selection import Selection
 from piscope.report.summarize import summarize_losses
 from piscope.report.tally import KnownTime
-from piscope.sources.raw import Array
-from piscope.tables import Kind
+from piscope.report.timeline_pages import Frame, Legend, PagesTally
 
-__all__ = ("View", "draw")
-
-_CELLS_AT_ONCE = 1 << 19  # vCPUs x columns whose times are held at once: 38 MB
+__all__ = ("View", "draw", "draw_parts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +67,8 @@ def draw(
     selection = selected(view.vms, view.vcpus)
     if view.window is not None:
         _parse_window(view.window)
-    other = next(p for p in reversed(pipeline.DEFAULT_POLICIES) if p != view.policy)
     request = Request(
-        policies=(view.policy, other),
+        policies=(view.policy, _other(view.policy)),
         posted=view.posted,
         ignore=view.ignore,
         start=view.start,
@@ -93,63 +76,165 @@ def draw(
         tsc_khz=view.tsc_khz,
     )
     with parts_of_trace(trace, request, quiet=quiet, outside=True, at_once=True) as (
-        parts,
-        (start_ns, end_ns),
+        made,
+        narrowed_ns,
     ):
-        (part,) = parts
-    analysis = part.analysis
-    timeline, events = analysis.timeline, analysis.events
-    vcpus = np.flatnonzero(selection.of_vcpus(timeline.vcpus))
-    rows = [timeline.vcpus.rows[vcpu] for vcpu in vcpus.tolist()]
-    begin_ns, finish_ns = timeline.span_ns[0], timeline.span_ns[1] + 1
-    start_ns = begin_ns if start_ns is None else max(start_ns, begin_ns)
-    end_ns = finish_ns if end_ns is None else min(end_ns, finish_ns)
-    if start_ns >= end_ns:
+        parts = list(made)
+    return draw_parts(parts, view, selection, narrowed_ns, columns_of(width))
+
+
+def draw_parts(
+    parts: Iterable[Part],
+    view: View,
+    selection: Selection,
+    narrowed_ns: tuple[int | None, int | None],
+    width: int,
+) -> int:
+    """Print the pages of an analysis of all of a trace, and give the exit status.
+
+    The parts are gone through once, and again for every so many further pages;
+    `selection` and `narrowed_ns` are what the view's words mean in this trace.
+
+    Raises UsageError for a view that makes no sense.
+    """
+    drawing: _Drawing | None = None
+    for part in parts:
+        if drawing is None:
+            drawing = _Drawing(part, view, selection, narrowed_ns, width)
+        drawing.add(part)
+        del part  # not beside the next one
+    if drawing is None:
+        raise ValueError("a timeline is of at least one part")
+    color = sys.stdout.isatty()
+    shown = drawing.shown()
+    echo_text(as_text([opening(shown, width)], columns=width, color=color))
+    while drawing.pages is not None:
+        for page in drawing.pages.pages():
+            section = page_section(shown, page, width)
+            text = as_text([section], columns=width, color=color)
+            echo_text(text, first=False)
+        if drawing.turn():
+            for part in parts:
+                drawing.add(part)
+                del part
+    return EXIT_CANT_TELL if drawing.is_unknown() else 0
+
+
+class _Drawing:
+    """What is drawn of a trace, from its parts.
+
+    pages  those that are being added up; None: there are no more
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        view: View,
+        selection: Selection,
+        narrowed_ns: tuple[int | None, int | None],
+        width: int,
+    ) -> None:
+        timeline, events = part.analysis.timeline, part.analysis.events
+        self._selection = selection
+        vcpus = np.flatnonzero(selection.of_vcpus(timeline.vcpus)).astype(np.int32)
+        begin_ns, finish_ns = timeline.span_ns[0], timeline.span_ns[1] + 1
+        start_ns, end_ns = _shown_ns(narrowed_ns, begin_ns, finish_ns, events.info.path)
+        window_ns = None
+        if view.window is not None:
+            window_ns = _parse_window(view.window).resolve(0, finish_ns - begin_ns - 1)
+            if window_ns < 1:
+                raise UsageError(f"--window {view.window}: expected 1 ns or more")
+        rows = [timeline.vcpus.rows[vcpu] for vcpu in vcpus.tolist()]
+        other = _other(view.policy)
+        self._shown = Shown(
+            path=events.info.path,
+            version=__version__,
+            vcpus=rows,
+            policy=view.policy,
+            other=other,
+            kinds=frozenset(),
+            marks=frozenset(),
+            undated=0,
+            start_ns=start_ns,
+            end_ns=end_ns,
+            span_ns=(begin_ns, finish_ns),
+            window_ns=window_ns,
+            with_cpus=view.with_cpus,
+            lost=[
+                f"{line.cause}: "
+                + ("an unknown number" if line.events is None else f"{line.events:,}")
+                for line in summarize_losses(events.losses)
+            ],
+        )
+        room = label_cells((row.label for row in rows), with_tags=view.with_cpus)
+        page_ns = window_ns or end_ns - start_ns
+        self._frame = Frame(
+            vcpus=vcpus,
+            start_ns=start_ns,
+            end_ns=end_ns,
+            page_ns=page_ns,
+            columns=min(max(width - room, 1), page_ns),
+            policy=view.policy,
+            other=other,
+            cpus=max(len(events.cpus), 1) if view.with_cpus else 0,
+        )
+        self._legend: Legend | None = Legend(self._frame)
+        self._known_time = KnownTime()
+        self.pages: PagesTally | None = PagesTally(self._frame)
+
+    def add(self, part: Part) -> None:
+        mine = ChosenPart(part, self._selection)
+        if self._legend is not None:
+            self._legend.add(mine)
+            self._known_time.add(part.analysis.timeline, part.own)
+        if self.pages is not None:
+            self.pages.add(mine)
+
+    def shown(self) -> Shown:
+        """What is the same on all pages, once all parts were added."""
+        assert self._legend is not None
+        kinds, marks = self._legend.kinds, self._legend.marks
+        undated = self._legend.undated
+        return replace(self._shown, kinds=kinds, marks=marks, undated=undated)
+
+    def turn(self) -> bool:
+        """Whether there are further pages, which the parts are to be added to."""
+        assert self.pages is not None
+        following = self.pages.following
+        self._legend = self.pages = None
+        if following < len(self._frame.starts):
+            self.pages = PagesTally(self._frame, following)
+        return self.pages is not None
+
+    def is_unknown(self) -> bool:
+        """Whether what the vCPUs did is unknown for more than half of their time."""
+        labels = {vcpu.label for vcpu in self._shown.vcpus}
+        return self._known_time.timeline_unknown(labels)
+
+
+def _other(policy: str) -> str:
+    return next(p for p in reversed(pipeline.DEFAULT_POLICIES) if p != policy)
+
+
+def _shown_ns(
+    narrowed_ns: tuple[int | None, int | None], begin_ns: int, end_ns: int, path: str
+) -> tuple[int, int]:
+    """What is shown of a trace from begin to end.
+
+    Raises UsageError where that is nothing.
+    """
+    first_ns, last_ns = narrowed_ns
+    shown_ns = (
+        begin_ns if first_ns is None else max(first_ns, begin_ns),
+        end_ns if last_ns is None else min(last_ns, end_ns),
+    )
+    if shown_ns[0] >= shown_ns[1]:
         raise UsageError(
             "nothing lies between --from and --to: the trace goes from"
-            f" {instant_text(begin_ns)} to"
-            f" {instant_text(finish_ns - 1)}",
-            path=trace,
+            f" {instant_text(begin_ns)} to {instant_text(end_ns - 1)}",
+            path=path,
         )
-    window_ns = None
-    if view.window is not None:
-        window_ns = _parse_window(view.window).resolve(0, finish_ns - begin_ns - 1)
-        if window_ns < 1:
-            raise UsageError(f"--window {view.window}: expected 1 ns or more")
-    whole = strips(timeline, start_ns, end_ns, 1, vcpus=vcpus)
-    counted = marks(analysis, whole, view.policy, other=other)
-    present = whole.time_ns.sum(axis=(0, 1))
-    shown = Shown(
-        path=events.info.path,
-        version=__version__,
-        vcpus=rows,
-        policy=view.policy,
-        other=other,
-        kinds=frozenset(kind for kind in Kind if present[kind]),
-        marks=frozenset(m for m in Mark if counted.possible[:, :, m].any()),
-        undated=int(counted.undated.sum()),
-        start_ns=start_ns,
-        end_ns=end_ns,
-        span_ns=(begin_ns, finish_ns),
-        window_ns=window_ns,
-        with_cpus=view.with_cpus,
-        lost=[
-            f"{line.cause}: "
-            + ("an unknown number" if line.events is None else f"{line.events:,}")
-            for line in summarize_losses(events.losses)
-        ],
-    )
-    color = sys.stdout.isatty()
-    width = columns_of(width)
-    room = label_cells((row.label for row in rows), with_tags=view.with_cpus)
-    echo_text(as_text([opening(shown, width)], columns=width, color=color))
-    for page in _pages(analysis, shown, vcpus, max(width - room, 1)):
-        text = as_text([page_section(shown, page, width)], columns=width, color=color)
-        echo_text(text, first=False)
-    known_time = KnownTime()
-    known_time.add(timeline, part.own)
-    unknown = known_time.timeline_unknown({row.label for row in rows})
-    return EXIT_CANT_TELL if unknown else 0
+    return shown_ns
 
 
 def _parse_window(text: str) -> Moment:
@@ -157,34 +242,3 @@ def _parse_window(text: str) -> Moment:
     if moment.anchor == "end":
         raise UsageError(f"--window {text}: expected a length of time (10ms, 250us)")
     return moment
-
-
-def _pages(
-    analysis: pipeline.Analysis, shown: Shown, vcpus: Array, columns: int
-) -> Iterator[Page]:
-    timeline = analysis.timeline
-    page_ns = shown.window_ns or shown.end_ns - shown.start_ns
-    columns = min(columns, page_ns)
-    stays = cpu_stays(timeline, analysis.events) if shown.with_cpus else None
-    at_once = max(_CELLS_AT_ONCE // (columns * max(len(vcpus), 1)), 1)
-    lost = LostTimes(analysis.events, shown.start_ns, shown.end_ns).of_any()
-    starts = range(shown.start_ns, shown.end_ns, page_ns)
-    for first in range(0, len(starts), at_once):
-        batch = starts[first : first + at_once]
-        edges = np.concatenate(
-            [column_edges(start, start + page_ns, columns)[:-1] for start in batch]
-        )
-        edges = np.append(edges, batch[-1] + page_ns)
-        # behind the end there are columns of no width, which stay empty
-        np.minimum(edges, shown.end_ns, out=edges)
-        strip = strips_between(timeline, edges, vcpus=vcpus)
-        mark = marks(analysis, strip, shown.policy, other=shown.other)
-        for page in range(len(batch)):
-            part = page * columns, (page + 1) * columns
-            own = strip.part(*part)
-            yield Page(
-                strips=own,
-                marks=mark.part(*part),
-                lanes=None if stays is None else cpu_lanes(stays, own.edges_ns),
-                lost_ns=covered_ns(*lost, own.edges_ns),
-            )

@@ -19,14 +19,15 @@ from typing import Any
 from piscope.errors import UsageError
 from piscope.report.analyzed import Analyzed
 from piscope.report.html_sections import grid_values, opening, page_sections, tiles
-from piscope.report.html_strips import BUDGET_BYTES, pack_timeline
+from piscope.report.html_strips import BUDGET_BYTES, Packed, TimelineTally
 from piscope.report.json_form import as_json
+from piscope.report.own_part import AnalyzedPart, WholePart
 from piscope.report.render_verdict import verdict
 from piscope.report.render_words import printable
 from piscope.report.selection import Selection
 from piscope.report.summary import Summary
 
-__all__ = ("render_html", "require_extra")
+__all__ = ("Page", "render_html", "require_extra")
 
 
 def require_extra() -> None:
@@ -46,6 +47,33 @@ def require_extra() -> None:
     del jinja2, plotly
 
 
+class Page:
+    """The page of an analysis that comes in parts."""
+
+    def __init__(
+        self, selection: Selection | None = None, *, budget_bytes: int = BUDGET_BYTES
+    ) -> None:
+        """`budget_bytes` bounds what the timelines take, before base64."""
+        self._timeline = TimelineTally(selection)
+        self._budget_bytes = budget_bytes
+
+    def add(self, part: AnalyzedPart) -> None:
+        """Add what is a part's own; parts come in the order of the trace.
+
+        Raises UsageError where the selection names what the trace does not hold.
+        """
+        self._timeline.add(part)
+
+    def render(self, summary: Summary) -> str:
+        """The page, with the summary of the same parts and selection.
+
+        Raises UsageError where the extra `html` is not installed, and ValueError
+        where no part was added.
+        """
+        budget_bytes = self._budget_bytes
+        return _page(summary, self._timeline.pack(summary, budget_bytes=budget_bytes))
+
+
 def render_html(
     analysis: Analyzed,
     summary: Summary,
@@ -53,12 +81,13 @@ def render_html(
     *,
     budget_bytes: int = BUDGET_BYTES,
 ) -> str:
-    """The page of one analysis and its summary; `selection` is the summary's.
+    """The page of one analysis and its summary; `selection` is the summary's."""
+    page = Page(selection, budget_bytes=budget_bytes)
+    page.add(WholePart(analysis))
+    return page.render(summary)
 
-    `budget_bytes` bounds what the timelines take, before base64.
 
-    Raises UsageError where the extra `html` is not installed.
-    """
+def _page(summary: Summary, timeline: Packed | None) -> str:
     require_extra()
     import jinja2
     from markupsafe import Markup
@@ -70,7 +99,6 @@ def render_html(
         return (page / name).read_text("utf-8")
 
     document = as_json(summary)
-    timeline = pack_timeline(analysis, summary, selection, budget_bytes=budget_bytes)
     sections = page_sections(summary, document, timeline=timeline is not None)
     charts = [
         {"name": chart.name, "figure": chart.figure}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +13,9 @@ from piscope.outcomes import Findings
 from piscope.parts import Own
 from piscope.report.analyzed import Analyzed
 from piscope.report.selection import Selection
-from piscope.tables import PutReason
+from piscope.tables import Intervals, PutReason
 
-__all__ = ("AnalyzedPart", "ChosenPart", "WholePart", "runs")
+__all__ = ("AnalyzedPart", "ChosenPart", "WholePart", "rows_of", "runs")
 
 
 class AnalyzedPart(Protocol):
@@ -57,6 +58,12 @@ class ChosenPart:
         self.stimuli = self.own.stimuli(stimuli, timeline.posts, w)
         self.stimuli &= self.chosen[stimuli.vcpu]
 
+    def intervals(self) -> Intervals:
+        """The own ones of the selected vCPUs, in the order of INTERVALS."""
+        i = self.analysis.timeline.intervals
+        mine = self.own.intervals(i) & self.chosen[i.vcpu]
+        return i if mine.all() else rows_of(i, mine)
+
     def findings(self, findings: Findings) -> npt.NDArray[np.bool_]:
         """bool[findings]: own ones of a selected vCPU that went to a selected pCPU."""
         result: npt.NDArray[np.bool_] = self.stimuli[findings.stimulus]
@@ -71,6 +78,11 @@ class ChosenPart:
         windows = self.analysis.timeline.windows
         result[inside] = windows.reason[findings.window[inside]]
         return result
+
+
+def rows_of(intervals: Intervals, which: npt.NDArray[Any]) -> Intervals:
+    """These rows of INTERVALS: a mask, or indices."""
+    return Intervals(*(getattr(intervals, f.name)[which] for f in fields(intervals)))
 
 
 def runs(vcpu: npt.NDArray[np.int32], vcpus: int) -> list[slice]:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from piscope.report.cpu_lanes import CpuLanes
+from piscope.report.marks import Mark, Marks
 from piscope.report.render_layout import Grid, facts, heading, note
 from piscope.report.render_timeline_cells import (
     KIND_CELLS,
@@ -36,7 +37,7 @@ from piscope.report.render_words import (
     printable,
     share_text,
 )
-from piscope.report.strips import Mark, Marks, Strips
+from piscope.report.strips import Strips
 from piscope.report.summary import Bounds
 from piscope.sources.raw import Array
 from piscope.tables import Kind, Vcpu

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from piscope.report.strips import Mark
+from piscope.report.marks import Mark
 from piscope.sources.raw import Array
 from piscope.tables import Kind
 

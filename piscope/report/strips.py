@@ -1,9 +1,8 @@
-"""The vCPUs' lives at the width of a picture: shares of time and marks, per column.
+"""The vCPUs' lives at the width of a picture: shares of time, per column.
 
     edges_ns   |  column 0  |  column 1       | ...     as many as there are pixels
     time_ns     guest 900 ns   userspace 1000 ns        exact, by Kind
                 host  100 ns
-    Marks       3 unloaded     1 wakeup                 notifications, by Mark
 
 No interval is drawn or skipped for being short: each adds its own ns to its columns, so
 that a column's shares are true however many intervals it holds.
@@ -13,25 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from piscope.outcomes import Hit
-from piscope.report.analyzed import UNLOADED, Analyzed, removed_by
 from piscope.sources.raw import Array
-from piscope.tables import Kind, Timeline
+from piscope.tables import Intervals, Kind, Timeline
 
 __all__ = (
-    "Mark",
-    "Marks",
     "Strips",
+    "StripsTally",
     "column_edges",
     "covered_ns",
-    "marks",
     "strips",
-    "strips_between",
 )
 
 _CHUNK = 1 << 20  # intervals at a time, which bounds the memory that is needed
@@ -59,13 +53,14 @@ class Strips:
         """How many columns there are."""
         return len(self.edges_ns) - 1
 
-    def part(self, first: int, last: int) -> Strips:
-        """The columns from `first` up to `last`, without that one."""
+    def coarser(self, by: int) -> Strips:
+        """The same with each `by` columns as one; they have to come out even."""
+        shape = (len(self.vcpus), self.columns // by, by)
         return Strips(
             self.vcpus,
-            self.edges_ns[first : last + 1],
-            self.time_ns[:, first:last],
-            self.uncertain_ns[:, first:last],
+            self.edges_ns[::by],
+            self.time_ns.reshape(*shape, len(Kind)).sum(axis=2),
+            self.uncertain_ns.reshape(shape).sum(axis=2),
         )
 
     def shares(self) -> npt.NDArray[np.float64]:
@@ -118,33 +113,78 @@ def strips(
 
     Raises ValueError as `column_edges` does.
     """
-    return strips_between(
-        timeline, column_edges(start_ns, end_ns, columns), vcpus=vcpus
-    )
-
-
-def strips_between(
-    timeline: Timeline, edges_ns: Array, *, vcpus: Array | None = None
-) -> Strips:
-    """The same for columns of any width: `edges_ns` are ascending, two at least."""
-    i = timeline.intervals
-    edges = np.asarray(edges_ns, np.int64)
-    start_ns, end_ns, columns = int(edges[0]), int(edges[-1]), len(edges) - 1
     which = np.arange(len(timeline.vcpus)) if vcpus is None else vcpus
-    time_ns = np.zeros((len(which), columns, len(Kind)), np.int64)
-    uncertain_ns = np.zeros((len(which), columns), np.int64)
-    firsts = np.searchsorted(i.vcpu, which, side="left").tolist()
-    lasts = np.searchsorted(i.vcpu, which, side="right").tolist()
-    for line, (first, last) in enumerate(zip(firsts, lasts, strict=True)):
-        for at in _chunks(i.start_ns, i.end_ns, first, last, start_ns, end_ns):
-            begin, end = i.start_ns[at], i.end_ns[at]
-            kind, unsure = i.kind[at], ~i.certain[at]
-            for k in np.flatnonzero(np.bincount(kind, minlength=len(Kind))).tolist():
-                time_ns[line, :, k] += _time_of(begin, end, kind == k, edges)
-            unsure &= kind != Kind.UNKNOWN
-            if unsure.any():
-                uncertain_ns[line] += _time_of(begin, end, unsure, edges)
-    return Strips(np.asarray(which, np.int32), edges, time_ns, uncertain_ns)
+    tally = StripsTally(which, column_edges(start_ns, end_ns, columns))
+    tally.add(timeline.intervals)
+    return tally.strips()
+
+
+class StripsTally:
+    """Strips of intervals that come part by part.
+
+    A cell's time takes 4 bytes, or 8 where columns are wider than 4.29 s.
+    """
+
+    def __init__(self, vcpus: Array, edges_ns: Array) -> None:
+        """See Strips; the edges are two at least."""
+        self._vcpus = np.asarray(vcpus, np.int32)
+        self._edges_ns = np.asarray(edges_ns, np.int64)
+        shape = (len(self._vcpus), len(self._edges_ns) - 1)
+        wide = int(np.diff(self._edges_ns).max()) >> 32
+        dtype: type[np.integer[Any]] = np.int64 if wide else np.uint32
+        self._time_ns = np.zeros((*shape, len(Kind)), dtype)
+        self._uncertain_ns = np.zeros(shape, dtype)
+
+    def add(self, intervals: Intervals) -> None:
+        """Add some intervals, in the order of INTERVALS; those of others are left out.
+
+        No two overlap, be it that they are added at different times.
+        """
+        i = intervals
+        span_ns = int(self._edges_ns[0]), int(self._edges_ns[-1])
+        firsts = np.searchsorted(i.vcpu, self._vcpus, side="left").tolist()
+        lasts = np.searchsorted(i.vcpu, self._vcpus, side="right").tolist()
+        for line, (first, last) in enumerate(zip(firsts, lasts, strict=True)):
+            for at in _chunks(i.start_ns, i.end_ns, first, last, *span_ns):
+                self._add(line, i, at)
+
+    def _add(self, line: int, i: Intervals, at: slice) -> None:
+        begin, end = i.start_ns[at], i.end_ns[at]
+        low = int(np.searchsorted(self._edges_ns, begin[0], side="right")) - 1
+        high = int(np.searchsorted(self._edges_ns, end[-1], side="left"))
+        columns = slice(max(low, 0), min(high, len(self._edges_ns) - 1))
+        edges = self._edges_ns[columns.start : columns.stop + 1]
+        if len(edges) < 2:
+            return
+        time_ns = self._time_ns[line, columns]
+        kind, unsure = i.kind[at], ~i.certain[at]
+        for k in np.flatnonzero(np.bincount(kind, minlength=len(Kind))).tolist():
+            _add_to(time_ns[:, k], _time_of(begin, end, kind == k, edges))
+        unsure &= kind != Kind.UNKNOWN
+        if unsure.any():
+            uncertain_ns = self._uncertain_ns[line, columns]
+            _add_to(uncertain_ns, _time_of(begin, end, unsure, edges))
+
+    def strips(self, columns: slice = slice(None)) -> Strips:
+        """What was added, in these columns."""
+        return self._of(slice(None), columns)
+
+    def strips_of(self, line: int) -> Strips:
+        """What was added, of the vCPU on this line."""
+        return self._of(slice(line, line + 1), slice(None))
+
+    def _of(self, lines: slice, columns: slice) -> Strips:
+        first, last, _ = columns.indices(len(self._edges_ns) - 1)
+        return Strips(
+            self._vcpus[lines],
+            self._edges_ns[first : last + 1],
+            self._time_ns[lines, first:last].astype(np.int64),
+            self._uncertain_ns[lines, first:last].astype(np.int64),
+        )
+
+
+def _add_to(sums: npt.NDArray[Any], more: npt.NDArray[np.int64]) -> None:
+    sums += more.astype(sums.dtype)
 
 
 def _chunks(
@@ -182,97 +222,3 @@ def covered_ns(
         np.where(at >= 0, before[last] + inside, 0)
     )
     return covered
-
-
-class Mark(IntEnum):
-    """The notifications that a picture marks, by what they hit."""
-
-    UNLOADED_HOST = 0  # an IRQ in the host, the vCPU not loaded
-    WRONG_VCPU = 1  # taken in another vCPU's guest mode
-    WAKEUP = 2  # wakes the blocked vCPU
-    RESIDUAL = 3  # an IRQ in the host, the vCPU loaded
-    REMOVED = 4  # one of the first two that the other policy does not send
-
-    @property
-    def label(self) -> str:
-        """The mark as users read it: `unloaded-host`."""
-        return self.name.lower().replace("_", "-")
-
-
-_HIT_OF_MARK = {
-    Mark.UNLOADED_HOST: Hit.UNLOADED_HOST,
-    Mark.WRONG_VCPU: Hit.WRONG_VCPU,
-    Mark.WAKEUP: Hit.WAKEUP,
-    Mark.RESIDUAL: Hit.HOST,
-}
-
-
-@dataclass(slots=True)
-class Marks:
-    """How many notifications of each Mark are in each column, under one policy.
-
-    Only those of known posts; `Summary` counts those that merely can't be excluded.
-    A post that only probes betray has no instant but a window of the vCPU; it is
-    placed where that window begins.
-
-    certain   int64[v, columns, len(Mark)]  what the trace proves
-    possible  int64[v, columns, len(Mark)]  those, and what it does not exclude
-    undated   int64[v, columns]  of all notifications that may be any of these: known
-              by their window only
-    """
-
-    certain: npt.NDArray[np.int64]
-    possible: npt.NDArray[np.int64]
-    undated: npt.NDArray[np.int64]
-
-    def part(self, first: int, last: int) -> Marks:
-        """The columns from `first` up to `last`, without that one."""
-        at = slice(first, last)
-        return Marks(self.certain[:, at], self.possible[:, at], self.undated[:, at])
-
-
-def marks(
-    analysis: Analyzed,
-    strip: Strips,
-    policy: str,
-    *,
-    other: str | None = None,
-    which: npt.NDArray[np.bool_] | None = None,
-) -> Marks:
-    """Count a policy's notifications in the columns of `strip`, by target vCPU.
-
-    `other` is the policy that may not send some of them; None: nothing is REMOVED.
-    `which` (bool[findings]) narrows what is counted.
-
-    Raises KeyError for a policy that was not replayed.
-    """
-    found = analysis.results[policy].findings
-    stimuli = analysis.stimuli
-    line_of = np.full(len(analysis.timeline.vcpus) + 1, -1, np.int64)
-    line_of[strip.vcpus] = np.arange(len(strip.vcpus))
-    line = line_of[stimuli.vcpu[found.stimulus]]
-    column = (
-        np.searchsorted(strip.edges_ns, stimuli.ts_ns[found.stimulus], side="right") - 1
-    )
-    inside = (line >= 0) & (column >= 0) & (column < strip.columns)
-    if which is not None:
-        inside &= which
-    cell = line * strip.columns + column
-    shape = (len(strip.vcpus), strip.columns)
-
-    def count(what: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-        cells = cell[what & inside]
-        return np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)
-
-    certain = np.zeros((*shape, len(Mark)), np.int64)
-    possible = np.zeros_like(certain)
-    for mark, hit in _HIT_OF_MARK.items():
-        certain[:, :, mark] = count(found.surely(hit))
-        possible[:, :, mark] = count(found.maybe(hit))
-    if other is not None:
-        surely, maybe = removed_by(found, analysis.results[other].findings, *UNLOADED)
-        certain[:, :, Mark.REMOVED] = count(surely)
-        possible[:, :, Mark.REMOVED] = count(maybe)
-    undated = stimuli.post[found.stimulus] < 0
-    undated &= found.maybe(*_HIT_OF_MARK.values())
-    return Marks(certain, possible, count(undated))

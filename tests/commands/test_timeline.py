@@ -13,7 +13,9 @@ import pytest
 from piscope import api
 from piscope.commands.timeline import timeline
 from piscope.errors import UsageError
-from piscope.report.strips import Mark, marks, strips
+from piscope.report.marks import Mark, marks
+from piscope.report.strips import strips
+from piscope.report.tally import KnownTime
 from piscope.tables import Kind
 
 Run = Callable[..., tuple[int, str, str]]
@@ -139,11 +141,11 @@ def test_an_unknown_timeline_is_an_exit_status(
 ) -> None:
     asked: list[set[str]] = []
 
-    def unknown(timeline: object, labels: set[str]) -> bool:
+    def unknown(known_time: object, labels: set[str]) -> bool:
         asked.append(labels)
         return True
 
-    monkeypatch.setattr("piscope.report.tally.KnownTime.timeline_unknown", unknown)
+    monkeypatch.setattr(KnownTime, "timeline_unknown", unknown)
     assert run(samples / SLOW, "--vcpu", "1")[0] == 3
     assert asked == [{"vm0/vcpu1"}]
 

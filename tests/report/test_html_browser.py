@@ -18,7 +18,8 @@ from piscope import pipeline
 from piscope.report.html import render_html
 from piscope.report.html_charts import resolve
 from piscope.report.json_form import as_json
-from piscope.report.strips import Mark, marks, strips
+from piscope.report.marks import Mark, marks
+from piscope.report.strips import strips
 from piscope.report.summarize import summarize
 from piscope.report.summary import Summary
 from piscope.sources.detect import open_trace

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from report.summaries import vcpu
 
-from piscope.report.html_strips import Packed, pack_timeline
-from piscope.report.strips import Mark, marks, strips
-from piscope.tables import Intervals, Kind, PutReason, Vcpu
+from piscope.report.html_strips import BUDGET_BYTES, Packed, TimelineTally
+from piscope.report.marks import Mark, marks
+from piscope.report.own_part import WholePart
+from piscope.report.strips import strips
+from piscope.tables import Intervals, Kind, PutReason, Vcpu, Windows
 
 SPAN_NS = 7_000_000_000
 
@@ -36,7 +39,7 @@ def intervals(vcpus: int, each: int, rng: np.random.Generator) -> Intervals:
 
 
 def analysis(vcpus: int, each: int, posts: int = 0) -> Any:
-    """What pack_timeline reads of one, with posts that hit anything."""
+    """What a TimelineTally reads of one, with posts that hit anything."""
     rng = np.random.default_rng(vcpus * each)
     rows = [
         Vcpu(i, 100 + i, None, 0, i, None, "kvm_entry", f"vm0/vcpu{i}")
@@ -62,14 +65,18 @@ def analysis(vcpus: int, each: int, posts: int = 0) -> Any:
         )
 
     return SimpleNamespace(
+        events=(),
         timeline=SimpleNamespace(
             vcpus=Vcpus(rows),
             intervals=intervals(vcpus, each, rng),
+            windows=Windows(*(np.empty(0, np.int64) for _ in fields(Windows))),
+            posts=None,
             span_ns=(5, SPAN_NS + 5),
         ),
         stimuli=SimpleNamespace(
             vcpu=rng.integers(0, vcpus, posts).astype(np.int32),
             ts_ns=np.sort(rng.integers(5, SPAN_NS, posts)),
+            row=np.arange(posts),
             post=rng.integers(-1, 2, posts),
         ),
         results={
@@ -83,6 +90,12 @@ def summary(vcpus: int) -> Any:
     return SimpleNamespace(vcpus=[vcpu(f"vm0/vcpu{i}", 100 + i) for i in range(vcpus)])
 
 
+def pack(of: Any, summary: Any, budget_bytes: int = BUDGET_BYTES) -> Packed | None:
+    tally = TimelineTally()
+    tally.add(WholePart(of))
+    return tally.pack(summary, budget_bytes=budget_bytes)
+
+
 def unpacked(packed: Packed, block: str, place: dict[str, int]) -> Any:
     """The numbers at a place, read as the page reads them."""
     planes = np.frombuffer(zlib.decompress(packed.blocks[block]), np.uint8)
@@ -93,7 +106,7 @@ def unpacked(packed: Packed, block: str, place: dict[str, int]) -> Any:
 
 def test_few_intervals_are_kept_as_they_are() -> None:
     of = analysis(3, 500)
-    packed = pack_timeline(of, summary(3))
+    packed = pack(of, summary(3))
     assert packed is not None
     assert packed.about["lives"]["mode"] == "intervals"
     assert packed.about["vcpus"] == ["vm0/vcpu0", "vm0/vcpu1", "vm0/vcpu2"]
@@ -116,7 +129,7 @@ def test_few_intervals_are_kept_as_they_are() -> None:
 def test_many_are_kept_within_the_budget(vcpus: int, each: int) -> None:
     of = analysis(vcpus, each, posts=300_000)
     budget = 900_000
-    packed = pack_timeline(of, summary(vcpus), budget_bytes=budget)
+    packed = pack(of, summary(vcpus), budget_bytes=budget)
     assert packed is not None
     assert sum(map(len, packed.blocks.values())) <= budget
     lives = packed.about["lives"]
@@ -135,7 +148,7 @@ def test_many_are_kept_within_the_budget(vcpus: int, each: int) -> None:
 def test_twice_the_room_shows_more() -> None:
     of = analysis(4, 125_000)
     small, large = (
-        pack_timeline(of, summary(4), budget_bytes=size) for size in (150_000, 900_000)
+        pack(of, summary(4), budget_bytes=size) for size in (150_000, 900_000)
     )
     assert small is not None and large is not None
     assert small.about["lives"]["columns"] < large.about["lives"]["columns"]
@@ -144,7 +157,7 @@ def test_twice_the_room_shows_more() -> None:
 @pytest.mark.parametrize("budget", [3_000_000, 30_000])
 def test_every_notification_is_in_its_column(budget: int) -> None:
     of = analysis(3, 100, posts=20_000)
-    packed = pack_timeline(of, summary(3), budget_bytes=budget)
+    packed = pack(of, summary(3), budget_bytes=budget)
     assert packed is not None
     about = packed.about["notifications"]
     assert [m["name"] for m in about["marks"]] == [m.label for m in Mark]
@@ -172,7 +185,7 @@ def test_the_busiest_vcpus_of_very_many() -> None:
     some = summary(300)
     some.vcpus[7].entries = 0
     some.vcpus[7].puts = {PutReason.USERSPACE.label: 1}
-    packed = pack_timeline(of, some)
+    packed = pack(of, some)
     assert packed is not None
     assert len(packed.about["vcpus"]) == 256
     assert packed.about["left_out"] == 44
@@ -180,4 +193,4 @@ def test_the_busiest_vcpus_of_very_many() -> None:
 
 
 def test_no_vcpu_no_picture() -> None:
-    assert pack_timeline(analysis(2, 3), summary(0)) is None
+    assert pack(analysis(2, 3), summary(0)) is None

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from piscope.report.cpu_lanes import CpuLanes
+from piscope.report.marks import Mark, Marks
 from piscope.report.render_layout import as_text
 from piscope.report.render_timeline import (
     Page,
@@ -26,7 +27,7 @@ from piscope.report.render_timeline_cells import (
     instant_text,
     offset_text,
 )
-from piscope.report.strips import Mark, Marks, Strips, column_edges
+from piscope.report.strips import Strips, column_edges
 from piscope.tables import Kind, Vcpu
 
 COLUMNS = 12

@@ -12,7 +12,8 @@ from timeline.streams import scenes
 from piscope import pipeline
 from piscope.outcomes import Hit
 from piscope.report import strips as module
-from piscope.report.strips import Mark, column_edges, covered_ns, marks, strips
+from piscope.report.marks import Mark, marks
+from piscope.report.strips import column_edges, covered_ns, strips
 from piscope.tables import Kind, Timeline
 
 OLD, NEW = pipeline.DEFAULT_POLICIES
@@ -171,9 +172,6 @@ def test_each_notification_is_in_one_column(scene: Scene, columns: int) -> None:
             least, most = found.count(hit)
             assert counted.certain[:, :, mark].sum() == least
             assert counted.possible[:, :, mark].sum() == most
-        none = np.zeros(len(found), np.bool_)
-        nothing = marks(analysis, strip, policy, other=other, which=none)
-        assert nothing.possible.sum() == 0
 
 
 def test_marks_name_the_hits_that_they_count() -> None:
