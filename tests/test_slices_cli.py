@@ -67,6 +67,8 @@ ANALYZE = ("analyze", TRACE, "--json")
         (*ANALYZE, "--vcpu", "vcpu0[389]", "--policy", "legacy-5.10"),
         (*ANALYZE, "--from", "+200ms", "--to", "+600ms", "--posted", "none"),
         ("analyze", TRACE, OTHER, "--json"),
+        ("timeline", TRACE, "--width", "90"),
+        ("timeline", TRACE, "--cpus", "--window", "90ms", "--from", "+100ms"),
         ("compare", TRACE, OTHER, "--format", "json"),
         ("compare", OTHER, TRACE, "--policy", "suppress-on-put"),
     ],
@@ -102,6 +104,14 @@ def test_a_report(output: Output, sliced: Sliced, tmp_path: Path) -> None:
         assert pq.read_schema(parts / file) == pq.read_schema(whole / file)
     events = [pq.read_table(p / "EVENTS.parquet").to_pylist() for p in (parts, whole)]
     assert events[0] == events[1]
+
+
+def test_a_page(output: Output, sliced: Sliced, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole.html", tmp_path / "parts.html"
+    output("analyze", TRACE, "--html", str(whole))
+    sliced()
+    output("analyze", TRACE, "--html", str(parts))
+    assert parts.read_bytes() == whole.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from piscope.commands.printing import echo_report, echo_text, error_line
 from piscope.commands.requested import Request, checked, counted
 from piscope.errors import PiscopeError, UsageError
 from piscope.output import replacing
-from piscope.report.html import render_html, require_extra
+from piscope.report.html import Page, require_extra
 from piscope.report.json_form import as_json
 from piscope.report.perfetto import write_perfetto
 from piscope.report.perfetto_tracks import definitions
@@ -62,26 +62,28 @@ def analyze_all(
     failed = unknown = False
     for trace in traces:
         try:
-            drawn = html is not None or perfetto is not None
+            page = None if html is None else Page(selection)
             with counted(
                 trace,
                 request,
                 selection,
                 told,
                 quiet=quiet,
-                at_once=drawn,
-                keep_events=drawn,
+                at_once=perfetto is not None,
+                keep_events=perfetto is not None,
             ) as parts:
                 for part in parts:
+                    if page is not None:
+                        page.add(part)
                     analysis = part.analysis
                     del part
-                    if not drawn:
+                    if perfetto is None:
                         del analysis
                 summary = parts.summary()
                 unknown |= parts.mostly_unknown(summary)
-            if html is not None:
+            if html is not None and page is not None:
                 with replacing(html) as file:
-                    file.write(render_html(analysis, summary, selection).encode())
+                    file.write(page.render(summary).encode())
             if perfetto is not None:
                 with replacing(perfetto) as file:
                     compressed = perfetto.endswith(".gz")

@@ -49,7 +49,12 @@ class Progress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Take the line away; what comes next may bring it back."""
         if self._shown_s is not None:
+            self._shown_s = None
             self._stream.write("\r\x1b[K")
             self._stream.flush()
 

@@ -150,7 +150,26 @@ def parts_of_trace(
             keep_events=keep_events,
             progress=progress.begin,
         )
-        yield parts, (start_ns, end_ns)
+        yield _Named(trace, parts, progress), (start_ns, end_ns)
+
+
+class _Named:
+    """The parts of a trace; an error that it raises meanwhile names it.
+
+    The progress line is gone whenever all have been taken.
+    """
+
+    def __init__(self, trace: str, parts: Iterable[Part], progress: Progress) -> None:
+        self._trace, self._parts, self._progress = trace, parts, progress
+
+    def __iter__(self) -> Iterator[Part]:
+        try:
+            yield from self._parts
+        except PiscopeError as error:
+            error.path = error.path or self._trace
+            raise
+        finally:
+            self._progress.clear()
 
 
 @contextmanager
@@ -176,24 +195,19 @@ def counted(
         at_once=at_once or told.of_whole,
         keep_events=keep_events,
     ) as (parts, _):
-        yield Counted(trace, parts, request, selection, told)
+        yield Counted(parts, request, selection, told)
 
 
 class Counted:
-    """The parts of one trace, counted while someone goes through them.
-
-    An error that the trace raises meanwhile names it.
-    """
+    """The parts of one trace, counted while someone goes through them."""
 
     def __init__(
         self,
-        trace: str,
         parts: Iterable[Part],
         request: Request,
         selection: Selection,
         told: Told,
     ) -> None:
-        self._trace = trace
         self._parts = parts
         self._request = request
         self._selection = selection
@@ -202,15 +216,11 @@ class Counted:
         self._whole: pipeline.Analysis | None = None
 
     def __iter__(self) -> Iterator[Part]:
-        try:
-            for part in self._parts:
-                self._tallies.add(part)
-                self._whole = part.analysis if part.own.is_whole else None
-                yield part
-                del part
-        except PiscopeError as error:
-            error.path = error.path or self._trace
-            raise
+        for part in self._parts:
+            self._tallies.add(part)
+            self._whole = part.analysis if part.own.is_whole else None
+            yield part
+            del part
 
     def summary(self) -> Summary:
         """What the parts add up to, when all have been taken.

@@ -75,12 +75,10 @@ def draw(
         end=view.end,
         tsc_khz=view.tsc_khz,
     )
-    with parts_of_trace(trace, request, quiet=quiet, outside=True, at_once=True) as (
-        made,
-        narrowed_ns,
-    ):
-        parts = list(made)
-    return draw_parts(parts, view, selection, narrowed_ns, columns_of(width))
+    with parts_of_trace(
+        trace, request, quiet=quiet, outside=True, keep_events=False
+    ) as (parts, moments):
+        return draw_parts(parts, view, selection, moments, columns_of(width))
 
 
 def draw_parts(
