@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from piscope.parts import Own
-from piscope.report.own_part import rows_of
-from piscope.tables import Events, Intervals, Timeline, Vcpus
+from piscope.tables import Events, Timeline
 
-__all__ = ("CpuStays", "CpuStaysTally", "LostTimes", "cpu_stays")
+__all__ = ("CpuStays", "LostTimes", "cpu_stays")
 
 
 @dataclass(slots=True)
@@ -22,6 +20,7 @@ class CpuStays:
     tid       int32[n]  0: the idle task
     vcpu      int32[n]  whose thread that is, -1: no vCPU's
     begin_ns, end_ns  int64[n]  half-open
+    row       int64[n]  the row of EVENTS that began it, -1: the trace's start
     by_switch the pCPU has sched_switch events, so that all stays are known; otherwise
               only those of vCPUs, and they may overlap where a trace contradicts itself
     """
@@ -30,112 +29,105 @@ class CpuStays:
     vcpu: npt.NDArray[np.int32]
     begin_ns: npt.NDArray[np.int64]
     end_ns: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
     by_switch: bool
 
+    def only(self, which: npt.NDArray[np.bool_]) -> CpuStays:
+        """Those stays (bool[n])."""
+        return CpuStays(
+            tid=self.tid[which],
+            vcpu=self.vcpu[which],
+            begin_ns=self.begin_ns[which],
+            end_ns=self.end_ns[which],
+            row=self.row[which],
+            by_switch=self.by_switch,
+        )
 
-def cpu_stays(timeline: Timeline, events: Events) -> dict[int, CpuStays]:
+
+def cpu_stays(
+    timeline: Timeline, events: Events, own: Own | None = None
+) -> dict[int, CpuStays]:
     """Who ran on each pCPU that has an event; what is not known is in no stay.
 
     From sched_switch. Where a pCPU has none, the vCPUs' own intervals tell when they
     were there. Behind lost events a pCPU is not known until its next switch.
+
+    Of a part of a trace, those that its `own` rows begin: its context has each pCPU's
+    next switch. Those by intervals are cut where the part's own intervals are.
     """
-    found = CpuStaysTally().add(timeline, events, Own(0, len(events)))
-    nobody, never = np.empty(0, np.int32), np.empty(0, np.int64)
-    none = CpuStays(nobody, nobody, never, never, by_switch=False)
-    return {number: found.get(number, none) for number in events.cpus}
-
-
-class CpuStaysTally:
-    """The stays of one part after another; a stay is in the part where it ended."""
-
-    def __init__(self) -> None:
-        self._open: dict[int, tuple[int, int]] = {}  # thread and begin_ns, by pCPU
-
-    @property
-    def switched(self) -> Collection[int]:
-        """The pCPUs that had a switch up to here: of them only stays by switch hold."""
-        return self._open.keys()
-
-    def add(self, timeline: Timeline, events: Events, own: Own) -> dict[int, CpuStays]:
-        """The stays that a part adds, by pCPU; the trace's end ends the last ones.
-
-        Of a pCPU without a switch up to here those that the part's own intervals tell
-        of.
-        """
-        found = self._by_switch(timeline, events, own)
-        i = timeline.intervals
-        mine = own.intervals(i)
-        intervals = i if mine.all() else rows_of(i, mine)
-        return found | _by_interval(intervals, timeline.vcpus, without=list(found))
-
-    def _by_switch(
-        self, timeline: Timeline, events: Events, own: Own
-    ) -> dict[int, CpuStays]:
-        rows = events.rows("sched_switch")
-        before = events.column("sched_switch", "prev_pid", np.int32)
-        after = events.column("sched_switch", "next_pid", np.int32)
-        if before is None or after is None:
-            rows = rows[:0]
-            before = after = np.empty(0, np.int32)
-        mine = own.rows(rows)
-        rows, before, after = rows[mine], before[mine], after[mine]
-        cpu, ts_ns = events.cpu[rows], events.ts_ns[rows]
-        first_ns, last_ns = timeline.span_ns
-        lost_times = LostTimes(events, first_ns, last_ns)
-        found: dict[int, CpuStays] = {}
-        for number in sorted({*np.unique(cpu).tolist(), *self._open}):
-            at = np.flatnonzero(cpu == number)
-            if number not in self._open:
-                self._open[number] = int(before[at[0]]), first_ns
-            who, since_ns = self._open[number]
-            tid = np.append(np.int32(who), after[at])
-            begin_ns = np.append(since_ns, ts_ns[at])
-            end_ns = np.append(ts_ns[at], last_ns)
-            if not own.last:
-                self._open[number] = int(tid[-1]), int(begin_ns[-1])
-                tid, begin_ns, end_ns = tid[:-1], begin_ns[:-1], end_ns[:-1]
+    own = Own(0, len(events)) if own is None else own
+    rows = events.rows("sched_switch")
+    before = events.column("sched_switch", "prev_pid", np.int32)
+    after = events.column("sched_switch", "next_pid", np.int32)
+    if before is None or after is None:
+        rows = rows[:0]
+        before = after = np.empty(0, np.int32)
+    cpu = events.cpu[rows]
+    found: dict[int, CpuStays] = {}
+    by_interval: dict[int, CpuStays] | None = None
+    lost_times = LostTimes(events, *timeline.span_ns)
+    nobody = np.empty(0, np.int32)
+    never = np.empty(0, np.int64)
+    for number in events.cpus:
+        here = np.flatnonzero(cpu == number)
+        if len(here):
+            tid = np.append(before[here[0]], after[here])
             lost = lost_times.of_cpu(number)
-            end_ns = _up_to_a_loss(begin_ns, end_ns, lost, last_ns)
-            some = end_ns > begin_ns
-            tid = tid[some]
-            vcpu = np.where(tid == 0, np.int32(-1), timeline.vcpus.of_tid(tid))
-            found[number] = CpuStays(
-                tid, vcpu, begin_ns[some], end_ns[some], by_switch=True
-            )
-        return found
+            stays = _between(timeline, events, tid, rows[here], lost)
+            found[number] = stays.only(own.rows(stays.row))
+            continue
+        if by_interval is None:
+            by_interval = _by_interval(timeline, own)
+        none = CpuStays(nobody, nobody, never, never, never, by_switch=False)
+        found[number] = by_interval.get(number, none)
+    return found
 
 
-def _up_to_a_loss(
-    begin_ns: npt.NDArray[np.int64],
-    end_ns: npt.NDArray[np.int64],
+def _between(
+    timeline: Timeline,
+    events: Events,
+    tid: npt.NDArray[np.int32],
+    rows: npt.NDArray[np.int64],
     lost: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
-    last_ns: int,
-) -> npt.NDArray[np.int64]:
-    """The ends of stays, each up to a loss of that pCPU's events."""
+) -> CpuStays:
+    """The stays between switches, each up to a loss of that pCPU's events."""
+    first_ns, last_ns = timeline.span_ns
+    at_ns = events.ts_ns[rows]
+    begin_ns, end_ns = np.append(first_ns, at_ns), np.append(at_ns, last_ns)
     lost_from, lost_to = lost
-    if not len(lost_from):
-        return end_ns
-    # the first loss that ends behind the begin
-    at = np.searchsorted(lost_to, begin_ns, side="right")
-    lost_from = np.append(lost_from, last_ns)
-    return np.clip(lost_from[at], begin_ns, end_ns)
+    if len(lost_from):
+        # the first loss that ends behind the begin
+        at = np.searchsorted(lost_to, begin_ns, side="right")
+        lost_from = np.append(lost_from, last_ns)
+        end_ns = np.clip(lost_from[at], begin_ns, end_ns)
+    some = end_ns > begin_ns
+    tid = tid[some]
+    vcpu = np.where(tid == 0, np.int32(-1), timeline.vcpus.of_tid(tid))
+    return CpuStays(
+        tid=tid,
+        vcpu=vcpu,
+        begin_ns=begin_ns[some],
+        end_ns=end_ns[some],
+        row=np.append(-1, rows)[some],
+        by_switch=True,
+    )
 
 
-def _by_interval(
-    i: Intervals, vcpus: Vcpus, *, without: list[int]
-) -> dict[int, CpuStays]:
-    """The vCPUs' stays on other pCPUs than those."""
-    if not len(i):
+def _by_interval(timeline: Timeline, own: Own) -> dict[int, CpuStays]:
+    i = timeline.intervals
+    rows = np.flatnonzero(own.intervals(i))
+    if not len(rows):
         return {}
-    head = np.ones(len(i), np.bool_)
-    head[1:] = (i.cpu[1:] != i.cpu[:-1]) | (i.vcpu[1:] != i.vcpu[:-1])
-    heads = np.flatnonzero(head)
-    tails = np.append(heads[1:], len(i)) - 1
-    on = (i.cpu[heads] >= 0) & ~np.isin(i.cpu[heads], without)
+    cpu, vcpu = i.cpu[rows], i.vcpu[rows]
+    head = np.ones(len(rows), np.bool_)
+    head[1:] = (cpu[1:] != cpu[:-1]) | (vcpu[1:] != vcpu[:-1])
+    first = np.flatnonzero(head)
+    heads, tails = rows[first], rows[np.append(first[1:], len(rows)) - 1]
+    on = i.cpu[heads] >= 0
     heads, tails = heads[on], tails[on]
-    order = np.lexsort((i.start_ns[heads], i.cpu[heads]))
+    order = np.lexsort((i.row[heads], i.start_ns[heads], i.cpu[heads]))
     heads, tails = heads[order], tails[order]
-    tids = np.array([row.tid for row in vcpus.rows], np.int32)
+    tids = np.array([row.tid for row in timeline.vcpus.rows], np.int32)
     cpus, firsts = np.unique(i.cpu[heads], return_index=True)
     if not len(cpus):
         return {}
@@ -145,6 +137,7 @@ def _by_interval(
             vcpu=i.vcpu[mine],
             begin_ns=i.start_ns[mine],
             end_ns=i.end_ns[until],
+            row=i.row[mine],
             by_switch=False,
         )
         for number, mine, until in zip(

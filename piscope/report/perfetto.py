@@ -17,6 +17,8 @@
 A flow leads from a post to the notification that it sent, under each policy. A post
 that only probes betray stands where its window begins and says how long that is.
 
+A trace that comes in parts gives the same events: a part adds its own to the tracks.
+
 Names of outcomes are those of FINDINGS.hit and of the JSON; `a|b`: one of them.
 """
 
@@ -24,20 +26,24 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from gzip import GzipFile
+from types import TracebackType
 from typing import BinaryIO, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from piscope.report.analyzed import Analyzed
-from piscope.report.cpu_stays import CpuStays, LostTimes, cpu_stays
-from piscope.report.perfetto_names import numbered, state_names
+from piscope.report.own_part import AnalyzedPart, ChosenPart, WholePart, runs
+from piscope.report.perfetto_counters import Counters
+from piscope.report.perfetto_cpus import CpuTracks
+from piscope.report.perfetto_names import state_names
 from piscope.report.perfetto_posts import PostTracks
-from piscope.report.perfetto_tracks import Track, TrackWriter
+from piscope.report.perfetto_slices import HeldSlices
+from piscope.report.perfetto_tracks import Track, TrackWriter, definitions
 from piscope.report.selection import Selection
-from piscope.tables import Events, Intervals, Timeline, Vcpu
+from piscope.sources.raw import Array
+from piscope.tables import Intervals, Vcpu
 
-__all__ = ("write_perfetto",)
+__all__ = ("PerfettoFile", "write_perfetto")
 
 
 def write_perfetto(
@@ -47,30 +53,74 @@ def write_perfetto(
     *,
     compressed: bool = False,
 ) -> None:
-    """Write the tracks of the selected vCPUs, of all pCPUs, and the counters.
+    """Write an analysis that was made at once; the rest as for `PerfettoFile`."""
+    with PerfettoFile(file, selection, compressed=compressed) as perfetto:
+        perfetto.add(WholePart(analysis))
+        perfetto.finish()
 
-    `compressed`: with gzip, which Perfetto reads as well.
 
-    Raises UsageError where the selection names what the trace does not hold, or where
-    Perfetto's definitions are not installed.
+class PerfettoFile:
+    """The tracks of the selected vCPUs, of all pCPUs, and the counters.
+
+    Parts are added in order, each of them once, and then it is finished:
+
+        with PerfettoFile(file) as perfetto:
+            for part in parts:
+                perfetto.add(part)
+            perfetto.finish()
+
+    Nothing of a part is held on to but the last slice of each track and the names that
+    the file refers to; steps of counters wait in a temporary file.
     """
-    selection = selection or Selection()
-    timeline = analysis.timeline
-    chosen = selection.of_vcpus(timeline.vcpus)
-    with ExitStack() as stack:
-        packed = stack.enter_context(_gzip(file)) if compressed else file
-        writer = TrackWriter(packed, timeline.span_ns[0])
-        posts = PostTracks(analysis, writer, selection)
-        _write_vcpus(writer, timeline, posts, chosen, analysis.events.info.clock)
-        _write_cpus(writer, timeline, posts, analysis.events, selection)
-        posts.counters(
-            writer.track(
-                "spurious notifications",
-                rank=_LAST,
-                description="unloaded: sent while the vCPU was not loaded; residual:"
-                " while it was, in the host. By known posts only",
-            )
-        )
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        selection: Selection | None = None,
+        *,
+        compressed: bool = False,
+    ) -> None:
+        """`compressed`: with gzip, which Perfetto reads as well.
+
+        Raises UsageError where Perfetto's definitions are not installed.
+        """
+        definitions()
+        self._selection = selection or Selection()
+        self._files = ExitStack()
+        self._file = self._files.enter_context(_gzip(file)) if compressed else file
+        self._open: _Open | None = None
+
+    def add(self, part: AnalyzedPart) -> None:
+        """Write what is a part's own.
+
+        Raises UsageError where the selection names what the trace does not hold.
+        """
+        mine = ChosenPart(part, self._selection)
+        if self._open is None:
+            start_ns = part.analysis.timeline.span_ns[0]
+            self._open = _Open(self._file, start_ns, self._files)
+        self._open.add(mine)
+
+    def finish(self) -> None:
+        """Write what waited for the last part.
+
+        Raises ValueError where none was added.
+        """
+        if self._open is None:
+            raise ValueError("a Perfetto trace needs at least one part")
+        self._open.finish()
+        self._files.close()
+
+    def __enter__(self) -> PerfettoFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        self._files.close()
 
 
 _CPUS, _LAST = 1 << 20, 1 << 21  # ranks behind those of the VMs
@@ -82,91 +132,75 @@ def _gzip(file: BinaryIO) -> BinaryIO:
     return cast(BinaryIO, packed)
 
 
-def _write_vcpus(
-    writer: TrackWriter,
-    timeline: Timeline,
-    posts: PostTracks,
-    chosen: npt.NDArray[np.bool_],
-    clock: str | None,
-) -> None:
-    about = f"clock {clock or 'not told'}"
-    if writer.moved_ns:
-        about += f"; all times moved by {writer.moved_ns} ns"
-    i = timeline.intervals
-    vms: dict[int | None, Track] = {}
-    for row in timeline.vcpus.rows:
-        if not chosen[row.vcpu]:
-            continue
-        if row.vm not in vms:
-            vms[row.vm] = writer.track(_vm_name(row), rank=len(vms), description=about)
-        track = writer.track(row.label, vms[row.vm], rank=row.vcpu)
-        own = slice(*np.searchsorted(i.vcpu, (row.vcpu, row.vcpu + 1)).tolist())
-        _write_states(writer, track, i, own)
-        posts.of_vcpu(track, row.vcpu)
+class _Open:
+    """A file with its tracks, from the first part on."""
 
+    def __init__(self, file: BinaryIO, start_ns: int, files: ExitStack) -> None:
+        self._writer = TrackWriter(file, start_ns)
+        self._slices = HeldSlices(self._writer)
+        self._cpus = CpuTracks(self._writer, self._slices, _CPUS)
+        self._counters = Counters(start_ns, files)
+        self._next_flow = 1
 
-def _write_states(writer: TrackWriter, track: Track, i: Intervals, own: slice) -> None:
-    name, names = state_names(i, own)
-    begin_ns, end_ns = i.start_ns[own], i.end_ns[own]
-    if not len(name) or end_ns[-1] == begin_ns[0]:
-        return  # the trace is one instant
-    # intervals also end where something changes that no name tells, such as the pCPU
-    heads = np.flatnonzero(np.append(True, name[1:] != name[:-1]))
-    tails = np.append(heads[1:], len(name)) - 1
-    writer.slices(track, begin_ns[heads], end_ns[tails], name[heads], names)
+    def add(self, part: ChosenPart) -> None:
+        posts = PostTracks(part, self._writer, self._next_flow)
+        self._next_flow = posts.next_flow
+        intervals = part.analysis.timeline.intervals
+        own = np.flatnonzero(part.own.intervals(intervals))
+        tracks = self._vcpu_tracks(part)
+        of_vcpu = runs(intervals.vcpu[own], len(part.chosen))
+        for vcpu, track in tracks.items():
+            self._add_states(track, intervals, own[of_vcpu[vcpu]])
+            posts.of_vcpu(track, vcpu)
+        self._cpus.add(part, posts)
+        posts.count(self._counters)
+
+    def _vcpu_tracks(self, part: ChosenPart) -> dict[int, Track]:
+        about = f"clock {part.analysis.events.info.clock or 'not told'}"
+        if self._writer.moved_ns:
+            about += f"; all times moved by {self._writer.moved_ns} ns"
+        vms: dict[int | None, Track] = {}
+        tracks: dict[int, Track] = {}
+        for row in part.analysis.timeline.vcpus.rows:
+            if not part.chosen[row.vcpu]:
+                continue
+            if row.vm not in vms:
+                name, rank = _vm_name(row), len(vms)
+                vms[row.vm] = self._writer.track(name, rank=rank, description=about)
+            parent = vms[row.vm]
+            tracks[row.vcpu] = self._writer.track(row.label, parent, rank=row.vcpu)
+        return tracks
+
+    def _add_states(self, track: Track, i: Intervals, rows: Array) -> None:
+        name, names = state_names(i, rows)
+        if not len(name):
+            return
+        # intervals also end where something changes that no name tells, such as the
+        # pCPU
+        heads = np.flatnonzero(np.append(True, name[1:] != name[:-1]))
+        tails = np.append(heads[1:], len(name)) - 1
+        begin_ns, end_ns, name = (
+            i.start_ns[rows[heads]],
+            i.end_ns[rows[tails]],
+            name[heads],
+        )
+        if self._slices.goes_on(track, names[name[0]], int(end_ns[0])):
+            begin_ns, end_ns, name = begin_ns[1:], end_ns[1:], name[1:]
+        self._slices.add(track, begin_ns, end_ns, name, names)
+
+    def finish(self) -> None:
+        self._slices.finish()
+        description = (
+            "unloaded: sent while the vCPU was not loaded; residual: while it was, in"
+            " the host. By known posts only"
+        )
+        parent = self._writer.track(
+            "spurious notifications", rank=_LAST, description=description
+        )
+        self._counters.write(self._writer, parent)
 
 
 def _vm_name(row: Vcpu) -> str:
     if row.vm is None:
         return "VM not known"
     return f"vm{row.vm}" + (f", process {row.tgid}" if row.tgid is not None else "")
-
-
-def _write_cpus(
-    writer: TrackWriter,
-    timeline: Timeline,
-    posts: PostTracks,
-    events: Events,
-    selection: Selection,
-) -> None:
-    stays = cpu_stays(timeline, events)
-    lost_times = LostTimes(events, *timeline.span_ns)
-    parent = writer.track("pCPUs", rank=_CPUS)
-    labels = [row.label for row in timeline.vcpus.rows]
-    for cpu in sorted(posts.cpus().union(stays)):
-        if selection.cpus is not None and cpu not in selection.cpus:
-            continue
-        track = writer.track(f"cpu{cpu}", parent, rank=cpu)
-        if cpu in stays:
-            _write_stays(writer, track, stays[cpu], labels, events.info.comms)
-        posts.on_cpu(track, cpu)
-        begin_ns, end_ns = lost_times.of_cpu(cpu)
-        if len(begin_ns):
-            lost = writer.track("lost events", track, rank=_CPUS)
-            nothing = np.zeros(len(begin_ns), np.int64)
-            writer.slices(lost, begin_ns, end_ns, nothing, ("lost",))
-
-
-def _write_stays(
-    writer: TrackWriter,
-    track: Track,
-    stays: CpuStays,
-    labels: list[str],
-    comms: dict[int, str],
-) -> None:
-    # where a trace contradicts itself the later one holds
-    end_ns = stays.end_ns.copy()
-    end_ns[:-1] = np.minimum(end_ns[:-1], stays.begin_ns[1:])
-    some = end_ns > stays.begin_ns
-    # threads behind all vCPUs; a broken trace may have negative ones
-    tid = stays.tid.astype(np.uint32).astype(np.int64) + len(labels)
-    key = np.where(stays.vcpu >= 0, stays.vcpu, tid)
-
-    def thread_name(key: int) -> str:
-        if key < len(labels):
-            return labels[key]
-        tid = key - len(labels)
-        return "idle" if tid == 0 else f"{comms.get(tid) or 'thread'} [{tid}]"
-
-    name, names = numbered(key[some], thread_name)
-    writer.slices(track, stays.begin_ns[some], end_ns[some], name, names)

@@ -43,7 +43,7 @@ def numbered(keys: Array, name: Callable[[int], str]) -> Named:
     return number, list(place)
 
 
-def state_names(intervals: Intervals, rows: slice) -> Named:
+def state_names(intervals: Intervals, rows: Array) -> Named:
     """`guest`, `blocked?` (the trace leaves it open), `host (MSR_WRITE)`.
 
     What KVM handles is told of its own time only, not of the sleep that may follow.

@@ -1,4 +1,4 @@
-"""Posts, notifications and their counters as Perfetto tracks.
+"""Posts and notifications as Perfetto tracks.
 
 To be read beside `perfetto`, which says where each track stands.
 """
@@ -12,8 +12,9 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from piscope.outcomes import Findings, Hit
-from piscope.report.analyzed import UNLOADED, Analyzed
+from piscope.outcomes import Findings
+from piscope.report.own_part import ChosenPart
+from piscope.report.perfetto_counters import Counters
 from piscope.report.perfetto_names import (
     numbered,
     outcome_names,
@@ -22,24 +23,17 @@ from piscope.report.perfetto_names import (
 )
 from piscope.report.perfetto_tracks import Annotation, Track, TrackWriter
 from piscope.report.render_words import exit_reason_name
-from piscope.report.selection import Selection
 from piscope.sources.raw import Array
 from piscope.tables import Kind, PutReason
 
-__all__ = ("COUNTED", "PostTracks")
-
-COUNTED: dict[str, tuple[Hit, ...]] = {
-    "unloaded": UNLOADED,
-    "residual": (Hit.HOST,),
-}
-"""The counters of each policy: known notifications with one of these outcomes."""
+__all__ = ("PostTracks",)
 
 
 @dataclass(slots=True)
 class _Policy:
     """A policy's findings, ready to be drawn.
 
-    selected  bool[n]  that the user asked for
+    selected  bool[n]  a part's own that the user asked for
     flow      int64[n] from the post to what its notification hit, 0: none was sent
     by_cpu    int64[m] the selected ones that were sent, by pCPU, then time
     cpu       int32[m] their pCPUs
@@ -54,26 +48,29 @@ class _Policy:
 
 
 class PostTracks:
-    """The findings of an analysis on their way into tracks."""
+    """A part's own findings on their way into tracks."""
 
-    def __init__(
-        self, analysis: Analyzed, writer: TrackWriter, selection: Selection
-    ) -> None:
+    def __init__(self, part: ChosenPart, writer: TrackWriter, first_flow: int) -> None:
+        """Flows are numbered from `first_flow` on, which is above 0."""
         self._writer = writer
+        analysis = part.analysis
         self._timeline, self._stimuli = analysis.timeline, analysis.stimuli
         self._labels = [row.label for row in self._timeline.vcpus.rows]
-        chosen = selection.of_vcpus(self._timeline.vcpus)
         self._policies: list[_Policy] = []
+        self.next_flow = first_flow
         # the policies' findings are of the same posts, vCPU after vCPU
         self._vcpu, self._ts_ns = np.empty(0, np.int32), np.empty(0, np.int64)
+        self._mine = np.empty(0, np.int64)
         for name, result in analysis.results.items():
             found = result.findings
             self._vcpu = self._stimuli.vcpu[found.stimulus]
             self._ts_ns = self._stimuli.ts_ns[found.stimulus]
-            selected = chosen[self._vcpu] & selection.of_cpus(found.cpu)
+            self._mine = np.flatnonzero(part.stimuli[found.stimulus])
+            selected = part.findings(found)
             sent = np.flatnonzero(selected & (found.cpu >= 0))
             flow = np.zeros(len(found), np.int64)
-            flow[sent] = 1 + len(self._policies) * len(found) + sent
+            flow[sent] = np.arange(self.next_flow, self.next_flow + len(sent))
+            self.next_flow += len(sent)
             by_cpu = sent[np.lexsort((self._ts_ns[sent], found.cpu[sent]))]
             cpu = found.cpu[by_cpu]
             self._policies.append(_Policy(name, found, selected, flow, by_cpu, cpu))
@@ -84,10 +81,10 @@ class PostTracks:
 
     def of_vcpu(self, parent: Track, vcpu: int) -> None:
         """A vCPU's posts, and what became of them under each policy."""
-        first, last = np.searchsorted(self._vcpu, (vcpu, vcpu + 1)).tolist()
-        if first == last:
+        bounds = np.searchsorted(self._vcpu[self._mine], (vcpu, vcpu + 1))
+        mine = self._mine[slice(*bounds.tolist())]
+        if not len(mine):
             return
-        mine = np.arange(first, last)
         stimulus = self._policies[0].found.stimulus[mine]
         post = self._stimuli.post[stimulus]
         origin = np.full(len(mine), -1, np.int64)
@@ -172,28 +169,10 @@ class PostTracks:
                 ends=policy.flow[mine],
             )
 
-    def counters(self, parent: Track) -> None:
-        """How many known notifications of each kind there were so far."""
-        first_ns = self._timeline.span_ns[0]
-        for place, policy in enumerate(self._policies):
-            group = self._writer.track(policy.name, parent, rank=place)
-            counted = (
-                (f"{what}, {how_sure}", which & policy.selected)
-                for what, hits in COUNTED.items()
-                for how_sure, which in (
-                    ("proven", policy.found.surely(*hits)),
-                    ("not excluded", policy.found.maybe(*hits)),
-                )
-            )
-            for rank, (name, which) in enumerate(counted):
-                track = self._writer.track(
-                    name, group, rank=rank, counter_unit="notifications"
-                )
-                # all of one instant are one step
-                at_ns, count = np.unique(self._ts_ns[which], return_counts=True)
-                self._writer.counter(
-                    track, np.append(first_ns, at_ns), np.append(0, np.cumsum(count))
-                )
+    def count(self, counters: Counters) -> None:
+        """Add what the counters count."""
+        for p in self._policies:
+            counters.add(p.name, p.found, p.selected, self._ts_ns)
 
 
 def _hit_name(outcomes: Sequence[str], labels: Sequence[str], key: int) -> str:

@@ -2,13 +2,15 @@
 
 Each track is a packet sequence of its own, so that what is the same for all its events
 is said once: its track, its clock (each time is the difference from the last one), and
-its names (events hold their numbers).
+its names (events hold their numbers). An event that comes behind a later one has its
+own clock and whole time.
 
     ClockSnapshot         time 0 of the sequence's clock
     TracePacketDefaults   track, clock
     InternedData          1: guest  2: host (MSR_WRITE)  ...
     TrackEvent            +1841 begin 2
     TrackEvent            +5210 end
+    TrackEvent            4711000000 of the boot clock
 
 What says it once is built with the message classes of the `perfetto` package, and the
 events, of which there may be tens of millions, with `perfetto_wire`, from the same
@@ -74,7 +76,10 @@ class Annotation:
 
 @dataclass(slots=True)
 class Track:
-    """A track that was declared; events are added to it in time order."""
+    """A track that was declared.
+
+    last_ns  the latest time of its events
+    """
 
     uuid: int
     name: str
@@ -86,7 +91,7 @@ class Track:
 
 
 class TrackWriter:
-    """Writes packets to a file, one track's events after the other's.
+    """Writes packets to a file: some events of one track, then some of another.
 
     All times given are at `start_ns` or later. A time before 0 can't be written; where
     the trace begins before it, all times are moved by `moved_ns`.
@@ -95,7 +100,7 @@ class TrackWriter:
     def __init__(self, file: BinaryIO, start_ns: int) -> None:
         self._file = file
         self._pb = definitions()
-        self._next_uuid = _DESCRIPTORS + 1
+        self._tracks: dict[tuple[int, str], Track] = {}
         self.moved_ns = max(-start_ns, 0)
         self._start_ns = start_ns
         packet, event = self._pb.TracePacket, self._pb.TrackEvent
@@ -113,9 +118,15 @@ class TrackWriter:
         counter_unit: str | None = None,
         description: str = "",
     ) -> Track:
-        """Declare a track below `parent`; those of one parent stand by `rank`."""
-        track = Track(self._next_uuid, name, self._start_ns)
-        self._next_uuid += 1
+        """The track of that name below `parent`, declared when it is first asked for.
+
+        Those of one parent stand by `rank`.
+        """
+        key = 0 if parent is None else parent.uuid, name
+        if key in self._tracks:
+            return self._tracks[key]
+        uuid = _DESCRIPTORS + 1 + len(self._tracks)
+        track = self._tracks[key] = Track(uuid, name, self._start_ns)
         packet = self._pb.TracePacket(trusted_packet_sequence_id=_DESCRIPTORS)
         about = packet.track_descriptor
         about.uuid, about.name = track.uuid, _utf8(name)
@@ -133,7 +144,7 @@ class TrackWriter:
     def slices(
         self, track: Track, begin_ns: Array, end_ns: Array, name: Array, names: Names
     ) -> None:
-        """Add stretches: ascending, half-open, none overlapping another.
+        """Add stretches: ascending, half-open, none overlapping another of the track.
 
         `name` (int[n]) are indexes into `names`.
         """
@@ -167,7 +178,7 @@ class TrackWriter:
         flows: Sequence[Array] = (),
         ends: Array | None = None,
     ) -> None:
-        """Add instants in time order.
+        """Add instants. Those in time order take less of the file.
 
         `flows` (int64[n] each) are the flows that go on from an event, `ends` the one
         that ends in it; 0: none.
@@ -183,13 +194,15 @@ class TrackWriter:
             if ends is not None:
                 ending = fixed64(self._event["terminating_flow_ids"], ends[at])
                 flowing.append(optional(ends[at] > 0, ending))
+            times, clocks = self._times(track, ts_ns[at])
             rows = self._event_rows(
-                self._times(track, ts_ns[at]),
+                times,
                 track,
                 *arguments,
                 self._plain("type", pb.TYPE_INSTANT),
                 varint(self._event["name_iid"], iids),
                 *flowing,
+                clock=clocks,
             )
             self._file.write(rows.to_bytes())
 
@@ -197,20 +210,33 @@ class TrackWriter:
         """Add a counter's values (int64[n], not negative) in time order."""
         for at in _chunks(len(ts_ns)):
             self._begin(track, (), ts_ns[:0])
+            times, clocks = self._times(track, ts_ns[at])
             rows = self._event_rows(
-                self._times(track, ts_ns[at]),
+                times,
                 track,
                 self._plain("type", self._pb.TrackEvent.TYPE_COUNTER),
                 varint(self._event["counter_value"], values[at]),
+                clock=clocks,
             )
             self._file.write(rows.to_bytes())
 
-    def _times(self, track: Track, ts_ns: Array) -> Rows:
-        differences = np.diff(ts_ns, prepend=track.last_ns)
-        track.last_ns = int(ts_ns[-1])
-        return varint(self._packet["timestamp"], differences)
+    def _times(self, track: Track, ts_ns: Array) -> tuple[Rows, Rows | None]:
+        """The times, and the clocks of those that are not the track's."""
+        latest_ns = np.maximum.accumulate(np.append(track.last_ns, ts_ns))
+        track.last_ns = int(latest_ns[-1])
+        stored, clocks = np.diff(latest_ns), None
+        behind = ts_ns < latest_ns[:-1]
+        if behind.any():
+            stored = np.where(behind, ts_ns + self.moved_ns, stored)
+            boot = self._pb.TracePacket(
+                timestamp_clock_id=self._pb.BUILTIN_CLOCK_BOOTTIME
+            )
+            clocks = optional(behind, constant(boot.SerializeToString()))
+        return varint(self._packet["timestamp"], stored), clocks
 
-    def _event_rows(self, time: Rows, track: Track, *event: Rows) -> Rows:
+    def _event_rows(
+        self, time: Rows, track: Track, *event: Rows, clock: Rows | None = None
+    ) -> Rows:
         """Packets of one event each, in the order of the fields' numbers."""
         pb = self._pb.TracePacket
         sequence = pb(trusted_packet_sequence_id=track.uuid)
@@ -221,6 +247,7 @@ class TrackWriter:
             constant(sequence.SerializeToString()),
             message(self._packet["track_event"], *event),
             constant(flags.SerializeToString()),
+            *(() if clock is None else (clock,)),
         )
 
     def _plain(self, name: str, value: int) -> Rows:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from piscope.report.cpu_lanes import LanesTally
-from piscope.report.cpu_stays import CpuStays, CpuStaysTally, LostTimes
+from piscope.report.cpu_stays import CpuStays, LostTimes, cpu_stays
 from piscope.report.marks import Mark, MarksTally
 from piscope.report.own_part import ChosenPart
 from piscope.report.render_timeline import Page
@@ -115,8 +115,7 @@ class PagesTally:
             frame.vcpus, self._edges_ns, frame.policy, other=frame.other
         )
         self._lost: npt.NDArray[np.int64] | None = None
-        self._cpus: set[int] = set()
-        self._stays = CpuStaysTally()
+        self._by_switch: dict[int, bool] = {}
         self._lanes = [
             LanesTally(self._edges_ns[self._columns(page, end=1)])
             for page in range(len(self._starts))
@@ -131,11 +130,11 @@ class PagesTally:
             lost = LostTimes(events, frame.start_ns, frame.end_ns).of_any()
             self._lost = covered_ns(*lost, self._edges_ns)
         if frame.cpus:
-            self._cpus.update(events.cpus)
-            self._add_stays(self._stays.add(part.analysis.timeline, events, part.own))
+            self._add_stays(cpu_stays(part.analysis.timeline, events, part.own))
 
     def _add_stays(self, stays: dict[int, CpuStays]) -> None:
         """To the pages that they may touch."""
+        self._by_switch |= {cpu: found.by_switch for cpu, found in stays.items()}
         some = [found for found in stays.values() if len(found.tid)]
         if not some:
             return
@@ -155,8 +154,7 @@ class PagesTally:
         """
         if self._lost is None:
             raise ValueError("pages are of at least one part")
-        switched = self._stays.switched
-        cpus = {cpu: cpu in switched for cpu in sorted(self._cpus)}
+        cpus = dict(sorted(self._by_switch.items()))
         for page, lanes in enumerate(self._lanes):
             columns = self._columns(page)
             yield Page(

@@ -29,11 +29,12 @@ class Slice(NamedTuple):
 
 @dataclass
 class ReadTrack:
-    """A track: its place, and its events in the order of the file."""
+    """A track: its place, and its events by time, then in the order of the file."""
 
     uuid: int
     name: str
     parent: int
+    rank: int
     unit: str
     description: str
     events: list[Event] = field(default_factory=list)
@@ -80,6 +81,7 @@ def read_perfetto(data: bytes) -> dict[tuple[str, ...], ReadTrack]:
                 about.uuid,
                 about.name,
                 about.parent_uuid,
+                about.sibling_order_rank,
                 about.counter.unit_name,
                 about.description,
             )
@@ -89,13 +91,18 @@ def read_perfetto(data: bytes) -> dict[tuple[str, ...], ReadTrack]:
         if packet.HasField("track_event"):
             assert packet.sequence_flags & pb.TracePacket.SEQ_NEEDS_INCREMENTAL_STATE
             assert packet.HasField("timestamp")
-            sequence.at_ns += packet.timestamp
-            event = _event(pb, sequence, packet.track_event)
+            if packet.timestamp_clock_id == pb.BUILTIN_CLOCK_BOOTTIME:
+                at_ns = packet.timestamp
+            else:
+                assert not packet.HasField("timestamp_clock_id")
+                at_ns = sequence.at_ns = sequence.at_ns + packet.timestamp
+            event = _event(pb, sequence, packet.track_event, at_ns)
             track = tracks[sequence.track]  # declared before its first event
-            if track.events:
+            if track.events and event.type != "TYPE_INSTANT":
                 assert track.events[-1].ts_ns <= event.ts_ns, "time goes backwards"
             track.events.append(event)
     for track in tracks.values():
+        track.events.sort(key=lambda event: event.ts_ns)
         assert track.parent == 0 or track.parent in tracks, "no such parent"
         assert track.unit or all(e.type != "TYPE_COUNTER" for e in track.events)
     by_path = {_path(tracks, uuid): track for uuid, track in tracks.items()}
@@ -128,7 +135,7 @@ def _update(pb: Any, sequence: _Sequence, packet: Any) -> None:
             known[entry.iid] = text.decode() if isinstance(text, bytes) else text
 
 
-def _event(pb: Any, sequence: _Sequence, event: Any) -> Event:
+def _event(pb: Any, sequence: _Sequence, event: Any, at_ns: int) -> Event:
     arguments: dict[str, Any] = {}
     for a in event.debug_annotations:
         name = sequence.argument_names[a.name_iid]
@@ -139,7 +146,7 @@ def _event(pb: Any, sequence: _Sequence, event: Any) -> Event:
             else a.int_value
         )
     return Event(
-        sequence.at_ns,
+        at_ns,
         pb.TrackEvent.Type.Name(event.type),
         sequence.names[event.name_iid] if event.HasField("name_iid") else "",
         arguments,

@@ -20,7 +20,7 @@ from piscope import api, pipeline
 from piscope.outcomes import Hit
 from piscope.report import perfetto_tracks
 from piscope.report.perfetto import write_perfetto
-from piscope.report.perfetto_posts import COUNTED
+from piscope.report.perfetto_counters import COUNTED
 from piscope.report.selection import Selection
 from piscope.report.summarize import summarize
 from piscope.tables import Kind
