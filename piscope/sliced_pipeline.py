@@ -18,11 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from piscope.events.catalog import analysis_fields
-from piscope.events.markers import Markers
-from piscope.events.normalize import in_ns
 from piscope.model.policy import DEFAULT_PLATFORM, Platform
 from piscope.outcomes import Hit
-from piscope.parts import Own
 from piscope.pipeline import DEFAULT_POLICIES, Analysis, Part, analyze_timeline
 from piscope.posted import Posted, parse_posted
 from piscope.replay.fastpath import DEFAULT_FASTPATH
@@ -30,15 +27,13 @@ from piscope.replay.findings import ONE_VECTOR
 from piscope.replay.pcpus import Occupancy
 from piscope.replay.posted import remapped, resolve_auto
 from piscope.replay.recognize import learn_windows
-from piscope.slices.contexts import Contexts, find_contexts
-from piscope.slices.first_pass import as_events, first_pass, telling_events
 from piscope.slices.posts import KeptPosts
-from piscope.slices.rows import Rows, blocks
+from piscope.slices.rows import Rows
+from piscope.slices.trace import SlicedTrace
 from piscope.sources.raw import RawChunk, Source, Wanted
 from piscope.tables import Events, Posts, Timeline
 from piscope.timeline.build import build_timeline, refuse
 from piscope.timeline.vcpus import find_vcpus
-from piscope.whole import Learned, Scope, Whole
 
 __all__ = ("SLICE_ROWS", "parts_of")
 
@@ -71,31 +66,19 @@ def parts_of(
     wanted = Wanted(analysis_fields(), ignore=ignore, start_ns=start_ns, end_ns=end_ns)
     trace = _Trace(source, wanted, slice_rows, tsc_khz)
     progress("reading")
-    seen = first_pass(trace.read(), source)
-    telling = trace.events(telling_events(seen, source, trace.markers))
+    trace.survey()
+    telling = trace.telling()
     refuse(telling)
-    if seen.first_ns is None or seen.last_ns is None:
-        return
     vcpus = find_vcpus(telling)
     if not len(vcpus):
         build_timeline(telling)  # says what is missing
-    whole = Whole(
-        vcpus,
-        (seen.first_ns, seen.last_ns),
-        sorted(seen.cpus),
-        {name: dict(counts) for name, counts in seen.probe_values.items()},
-        seen.preempted_told,
-    )
-    trace.whole = whole
     progress("looking around")
-    trace.contexts = find_contexts(
-        trace.read(), source, vcpus, seen.cpus, telling.losses
-    )
+    trace.look_around(vcpus, telling.losses)
     progress("learning")
     trace.learn()
     posted = resolve_auto(posted, trace.learned.remapped)
     carried = _Carried()
-    for events in trace.slices(learning=False):
+    for events in trace.slices():
         scope = events.scope
         assert scope is not None
         timeline = build_timeline(events)
@@ -116,45 +99,10 @@ def parts_of(
 
 
 @dataclass(slots=True)
-class _Trace:
-    """A trace that is read again and again, always in the same slices."""
+class _Trace(SlicedTrace):
+    """A trace that is also gone through for what its slices say only together."""
 
-    source: Source
-    wanted: Wanted
-    slice_rows: int
-    tsc_khz: int | None
-    whole: Whole | None = None
-    contexts: Contexts | None = None
-    learned: Learned = field(default_factory=Learned)
     posts: KeptPosts = field(default_factory=KeptPosts)
-    markers: Markers = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.markers = Markers(self.source)
-
-    def read(self) -> Iterator[Rows]:
-        self.markers = Markers(self.source)
-        return blocks(
-            self.source, self.wanted, self.slice_rows, self.tsc_khz, self.markers
-        )
-
-    def events(self, events: Events) -> Events:
-        """The same with the losses in ns, as the events are."""
-        if self.tsc_khz is not None and events.info.ts_unit == "cycles":
-            return in_ns(events, self.tsc_khz, rows=False)
-        return events
-
-    def slices(self, *, learning: bool) -> Iterator[Events]:
-        assert self.whole is not None
-        assert self.contexts is not None
-        last = len(self.contexts.cuts)
-        for i, block in enumerate(self.read()):
-            rows = self.contexts.around(i, block)
-            begin = int(np.searchsorted(rows.number, block.number[0]))
-            own = Own(begin, begin + len(block), first=i == 0, last=i == last)
-            events = self.events(as_events(rows.chunk, self.source, self.markers))
-            events.scope = Scope(self.whole, own, rows.number, self.learned, learning)
-            yield events
 
     def learn(self) -> None:
         """Go through all slices once for what they say only together."""

@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from piscope.events.markers import Markers
-from piscope.slices.rows import Rows, together
+from piscope.slices.rows import Rows
 from piscope.sources.raw import Loss, RawChunk, Source
 from piscope.tables import Events
 from piscope.timeline.probes import is_probe
 
-__all__ = ("Seen", "as_events", "first_pass", "telling_events")
+__all__ = ("Seen", "as_events", "first_pass")
 
 _PREEMPTED = 0x100  # TASK_REPORT_MAX, include/linux/sched.h: printed as "R+"
 
@@ -55,6 +55,8 @@ def first_pass(
     known: set[tuple[str, int]] = set()
     for block in read:
         tick()
+        if not len(block):
+            continue
         chunk = block.chunk
         seen.rows += len(block)
         first, last = int(chunk.ts_ns[0]), int(chunk.ts_ns[-1])
@@ -64,8 +66,7 @@ def first_pass(
         at: list[int] = []
 
         def new(word: str, values: Numbers, rows: Numbers, at: list[int] = at) -> None:
-            numbers, where = np.unique(values, return_index=True)
-            for number, i in zip(numbers.tolist(), where.tolist(), strict=True):
+            for number, i in _first_of_each(values):
                 if (word, number) not in known:
                     known.add((word, number))
                     at.append(int(rows[i]))
@@ -103,6 +104,22 @@ def first_pass(
     return seen
 
 
+_MOST_COUNTED = 1 << 22  # as many as there can be threads
+
+
+def _first_of_each(values: Numbers) -> list[tuple[int, int]]:
+    """Each different value and its first index, in the order of the values."""
+    if not len(values) or values.min() < 0 or values.max() > _MOST_COUNTED:
+        numbers, where = np.unique(values, return_index=True)
+    else:
+        first = np.full(int(values.max()) + 1, -1)
+        # written backwards, so that of several the first one stays
+        first[values[::-1]] = np.arange(len(values) - 1, -1, -1)
+        numbers = np.flatnonzero(first >= 0)
+        where = first[numbers]
+    return list(zip(numbers.tolist(), where.tolist(), strict=True))
+
+
 def as_events(rows: RawChunk, source: Source, markers: Markers) -> Events:
     """Rows as EVENTS, with what the whole trace's have besides."""
     return Events(
@@ -118,8 +135,3 @@ def as_events(rows: RawChunk, source: Source, markers: Markers) -> Events:
         counts=dict(source.counts),
         markers=markers.found,
     )
-
-
-def telling_events(seen: Seen, source: Source, markers: Markers) -> Events:
-    """The rows that tell which threads are vCPUs."""
-    return as_events(together(seen.telling).chunk, source, markers)

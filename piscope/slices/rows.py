@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from piscope.events.merge import joined_in_order, merged
 from piscope.events.normalize import cycles_to_ns
 from piscope.sources.raw import Payload, RawChunk, Source, Wanted
 
-__all__ = ("Rows", "blocks", "together")
+__all__ = ("Rows", "blocks", "numbered", "plain", "together")
 
 Numbers = npt.NDArray[np.int64]
 
@@ -87,23 +87,33 @@ def together(pieces: Sequence[Rows]) -> Rows:
     return Rows(unique, joined_in_order([p.chunk for p in pieces], number))
 
 
-def blocks(
-    source: Source, wanted: Wanted, size: int, tsc_khz: int | None, markers: Markers
-) -> Iterator[Rows]:
-    """The wanted events in time order, `size` rows at a time; the last has the rest."""
-    cycles = tsc_khz is not None and source.info.ts_unit == "cycles"
-    gathered, held, first = Gathered(), 0, 0
+def plain(
+    source: Source, wanted: Wanted, tsc_khz: int | None, markers: Markers
+) -> Iterator[RawChunk]:
+    """The wanted events in time order, without markers, chunk by chunk.
 
-    def made() -> Rows:
-        whole = gathered.whole()
-        if cycles:
-            assert tsc_khz is not None
-            whole.ts_ns = cycles_to_ns(whole.ts_ns, tsc_khz)
-        return Rows(np.arange(first, first + held), whole)
-
+    `tsc_khz` as for events.normalize.collect.
+    """
     for chunk in ahead(merged(source, wanted)):
-        plain = markers.without(chunk)
-        rest = Rows(np.arange(len(plain)), plain)
+        rows = markers.without(chunk)
+        if tsc_khz is not None and source.info.ts_unit == "cycles":
+            rows = replace(rows, ts_ns=cycles_to_ns(rows.ts_ns, tsc_khz))
+        yield rows
+
+
+def numbered(chunks: Iterable[RawChunk]) -> Iterator[Rows]:
+    """Chunks that follow one another, each with the numbers of its rows."""
+    first = 0
+    for chunk in chunks:
+        yield Rows(np.arange(first, first + len(chunk)), chunk)
+        first += len(chunk)
+
+
+def blocks(chunks: Iterable[RawChunk], size: int) -> Iterator[Rows]:
+    """The rows of chunks, `size` at a time; the last block has the rest."""
+    gathered, held, first = Gathered(), 0, 0
+    for rows in numbered(chunks):
+        rest = rows
         while len(rest):
             room = size - held
             part = rest
@@ -115,8 +125,8 @@ def blocks(
             gathered.extend(part.chunk)
             held += len(part)
             if held == size:
-                yield made()
+                yield Rows(np.arange(first, first + held), gathered.whole())
                 first += held
                 gathered, held = Gathered(), 0
     if held:
-        yield made()
+        yield Rows(np.arange(first, first + held), gathered.whole())
