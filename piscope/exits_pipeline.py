@@ -1,6 +1,8 @@
 """From an open trace to its VM-exits, counted and timed: a shorter arrow.
 
 sources -> events -> timeline.exits -> report
+
+A long trace goes that way in slices, each with what it needs of the others.
 """
 
 from __future__ import annotations
@@ -12,11 +14,20 @@ from piscope.events.normalize import collect
 from piscope.report.exit_names import exit_names
 from piscope.report.exit_report import ExitReport
 from piscope.report.selection import Selection
-from piscope.report.summarize_exits import Sort, summarize_exits
+from piscope.report.summarize_exits import ExitsTally, Sort, summarize_exits
+from piscope.slices.trace import SlicedTrace
 from piscope.sources.raw import Source, Wanted
-from piscope.timeline.exits import build_exits
+from piscope.timeline.exits import build_exits, refuse
+from piscope.timeline.vcpus import find_vcpus
 
 __all__ = ("report_exits",)
+
+
+HELD_ROWS = 2_000_000
+"""A trace of no more events is reported on at once: about 70 bytes for each."""
+
+SLICE_ROWS = 1 << 19
+"""Events in a slice of a longer one."""
 
 
 def report_exits(
@@ -29,6 +40,9 @@ def report_exits(
     start_ns: int | None = None,
     end_ns: int | None = None,
     tsc_khz: int | None = None,
+    rereadable: bool = False,
+    held_rows: int = HELD_ROWS,
+    slice_rows: int = SLICE_ROWS,
     progress: Callable[[str], None] = lambda _: None,
 ) -> ExitReport:
     """Report the VM-exits of one open trace.
@@ -36,24 +50,40 @@ def report_exits(
     `ignore` are patterns of events to treat as absent; `start_ns` and `end_ns` narrow
     what is read, half-open; `outliers` is how many to list; `tsc_khz` is the frequency
     of a raw x86-tsc clock; `progress` is told the name of each stage as it begins.
+    A trace of more than `held_rows` events that is `rereadable` is read three times,
+    in slices; any other at once.
 
     Raises UnanswerableError for a trace whose exits can't be timed, and UsageError
     where the selection names what the trace does not hold.
     """
     progress("reading")
     wanted = Wanted(_fields(), ignore=ignore, start_ns=start_ns, end_ns=end_ns)
-    events = collect(source, wanted, tsc_khz)
+    trace = SlicedTrace(source, wanted, slice_rows, tsc_khz)
+    events = trace.hold(held_rows) if rereadable else None
+    if events is None and rereadable:
+        refuse(telling := trace.telling())
+        # what a slice needs of the others begins and ends with an entry
+        rereadable = telling.has("kvm_entry")
+    if events is None and not rereadable:
+        events = collect(source, wanted, tsc_khz)
+    names = exit_names(source.formats.get("kvm:kvm_exit"))
+    if events is not None:
+        progress("timeline")
+        timeline = build_exits(events)
+        progress("summary")
+        return summarize_exits(
+            events, timeline, names, selection=selection, sort=sort, outliers=outliers
+        )
+    vcpus = find_vcpus(telling)
+    tally = ExitsTally(vcpus, names, selection, sort=sort, outliers=outliers)
+    progress("looking around")
+    trace.look_around(vcpus, telling.losses)
     progress("timeline")
-    timeline = build_exits(events)
+    for part in trace.slices():
+        assert part.scope is not None
+        tally.add(part, build_exits(part), part.scope.own)
     progress("summary")
-    return summarize_exits(
-        events,
-        timeline,
-        exit_names(source.formats.get("kvm:kvm_exit")),
-        selection=selection,
-        sort=sort,
-        outliers=outliers,
-    )
+    return tally.finish()
 
 
 _QUESTIONS = {"timeline", "put-reason", "userspace", "exits"}

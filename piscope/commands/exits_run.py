@@ -11,6 +11,7 @@ import click
 
 from piscope.allocator import keep_freed_memory
 from piscope.commands.narrowed import narrowed
+from piscope.commands.opening import is_pipe
 from piscope.commands.printing import echo_report
 from piscope.commands.selected import selected
 from piscope.errors import UsageError
@@ -114,6 +115,7 @@ def _reported(trace: str, request: Request, *, quiet: bool) -> ExitReport:
             start_ns=start_ns,
             end_ns=end_ns,
             tsc_khz=request.tsc_khz,
+            rereadable=not is_pipe(trace),
         )
     for name, text in (("from", request.start), ("to", request.end)):
         if text is not None:

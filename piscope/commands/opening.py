@@ -16,7 +16,7 @@ from piscope.errors import UsageError
 if TYPE_CHECKING:
     from piscope.sources.raw import Source
 
-__all__ = ("opened",)
+__all__ = ("is_pipe", "opened")
 
 _COPY_BYTES = 1 << 20
 
@@ -37,7 +37,7 @@ def opened(path: str, *, twice: bool = False) -> Iterator[Source]:
         raise UsageError("standard input is a terminal: pipe a trace into it", path="-")
     with ExitStack() as stack:
         readable = path
-        if twice and _is_pipe(path):
+        if twice and is_pipe(path):
             stream = (
                 sys.stdin.buffer
                 if path == "-"
@@ -51,7 +51,8 @@ def opened(path: str, *, twice: bool = False) -> Iterator[Source]:
         yield source
 
 
-def _is_pipe(path: str) -> bool:
+def is_pipe(path: str) -> bool:
+    """Whether the trace at `path` can be read only once."""
     if path == "-":
         return not sys.stdin.seekable()
     try:

@@ -21,8 +21,8 @@ class Progress:
     """Events done so far, shown on stderr where that is a terminal and not `quiet`.
 
     `span_ns`, the first and last instant of what will come, makes the line a bar of
-    how much of that time is done; None where nobody knows. The line is taken away
-    at the end.
+    how much of that time is done; None where nobody knows. A trace that is read again
+    is done as far as it was the first time. The line is taken away at the end.
     """
 
     def __init__(
@@ -35,9 +35,11 @@ class Progress:
         self._stream = stream if stream is not None else sys.stderr
         self._span_ns = span_ns
         self._active = not quiet and self._stream.isatty()
-        self._started_s = time.monotonic()
+        self._begun_s = self._started_s = time.monotonic()
         self._shown_s: float | None = None
         self._done = 0
+        self._readings = 0
+        self._first_done = 0
 
     def __enter__(self) -> Progress:
         return self
@@ -54,6 +56,10 @@ class Progress:
 
     def over(self, chunks: Iterable[RawChunk]) -> Iterator[RawChunk]:
         """The same chunks, each counted when the caller is done with it."""
+        self._readings += 1
+        if self._readings > 1:
+            self._first_done = self._first_done or self._done
+            self._done, self._started_s = 0, time.monotonic()
         for chunk in chunks:
             yield chunk
             self._done += len(chunk)
@@ -67,18 +73,30 @@ class Progress:
 
     def _show(self, ts_ns: int) -> None:
         now_s = time.monotonic()
-        if not self._active or now_s - self._started_s < _PATIENCE_S:
+        patient = self._shown_s is None and now_s - self._begun_s < _PATIENCE_S
+        if not self._active or patient:
             return
         if self._shown_s is not None and now_s - self._shown_s < _REFRESH_S:
             return
         self._shown_s = now_s
-        rate = self._done / (now_s - self._started_s)
+        rate = self._done / max(now_s - self._started_s, 1e-9)
         line = f"{self._done:,} events, {rate:,.0f}/s"
+        share = self._share(ts_ns)
+        if share is not None:
+            filled = round(share * _BAR_COLUMNS)
+            line = f"[{'#' * filled:<{_BAR_COLUMNS}}] {share:4.0%} {line}"
+        if self._readings > 1:
+            line = f"reading {self._readings}: {line}"
+        self._stream.write(f"\r\x1b[K{line}")
+        self._stream.flush()
+
+    def _share(self, ts_ns: int) -> float | None:
+        """How much is done, 0 to 1; None: nobody knows."""
         if self._span_ns is not None:
             first_ns, last_ns = self._span_ns
             share = (ts_ns - first_ns) / max(last_ns - first_ns, 1)
-            share = min(max(share, 0.0), 1.0)
-            filled = round(share * _BAR_COLUMNS)
-            line = f"[{'#' * filled:<{_BAR_COLUMNS}}] {share:4.0%} {line}"
-        self._stream.write(f"\r\x1b[K{line}")
-        self._stream.flush()
+        elif self._first_done:
+            share = self._done / self._first_done
+        else:
+            return None
+        return min(max(share, 0.0), 1.0)
