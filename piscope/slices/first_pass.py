@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from piscope.events.markers import Markers
 from piscope.slices.rows import Rows
-from piscope.sources.raw import Loss, RawChunk, Source
+from piscope.sources.raw import Array, Loss, RawChunk, Source
 from piscope.tables import Events
 from piscope.timeline.probes import is_probe
 
@@ -87,19 +87,8 @@ def first_pass(
                 seen.preempted_told |= bool((state & _PREEMPTED).any())
             elif is_probe(name) and "vcpu" in p.columns:
                 told = p.valid.get("vcpu", np.ones(len(p.rows), np.bool_))
-                pairs, count = np.unique(
-                    np.stack(
-                        [
-                            chunk.tid[p.rows[told]].astype(np.int64),
-                            p.columns["vcpu"][told].astype(np.int64),
-                        ]
-                    ),
-                    axis=1,
-                    return_counts=True,
-                )
                 counts = seen.probe_values.setdefault(name, Counter())
-                for tid_of, value, n in zip(*pairs.tolist(), count, strict=True):
-                    counts[tid_of, value] += int(n)
+                counts.update(_pairs(chunk.tid[p.rows[told]], p.columns["vcpu"][told]))
         seen.telling.append(block.take(np.unique(np.array(at, np.int64))))
     return seen
 
@@ -118,6 +107,18 @@ def _first_of_each(values: Numbers) -> list[tuple[int, int]]:
         numbers = np.flatnonzero(first >= 0)
         where = first[numbers]
     return list(zip(numbers.tolist(), where.tolist(), strict=True))
+
+
+def _pairs(tid: Array, value: Array) -> dict[tuple[int, int], int]:
+    """How often each (tid, value) comes."""
+    values, code = np.unique(value.astype(np.int64), return_inverse=True)
+    pairs, count = np.unique(
+        tid.astype(np.int64) * max(len(values), 1) + code, return_counts=True
+    )
+    return {
+        (pair // len(values), int(values[pair % len(values)])): n
+        for pair, n in zip(pairs.tolist(), count.tolist(), strict=True)
+    }
 
 
 def as_events(rows: RawChunk, source: Source, markers: Markers) -> Events:

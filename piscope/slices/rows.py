@@ -11,7 +11,7 @@ import numpy.typing as npt
 from piscope.events.ahead import ahead
 from piscope.events.gather import Gathered
 from piscope.events.markers import Markers
-from piscope.events.merge import joined_in_order, merged
+from piscope.events.merge import cut, joined_in_order, merged
 from piscope.events.normalize import cycles_to_ns
 from piscope.sources.raw import Payload, RawChunk, Source, Wanted
 
@@ -112,18 +112,13 @@ def numbered(chunks: Iterable[RawChunk]) -> Iterator[Rows]:
 def blocks(chunks: Iterable[RawChunk], size: int) -> Iterator[Rows]:
     """The rows of chunks, `size` at a time; the last block has the rest."""
     gathered, held, first = Gathered(), 0, 0
-    for rows in numbered(chunks):
-        rest = rows
-        while len(rest):
-            room = size - held
-            part = rest
-            if len(rest) > room:
-                part = rest.take(np.arange(room))
-                rest = rest.take(np.arange(room, len(rest)))
-            else:
-                rest = rest.take(np.empty(0, np.int64))
-            gathered.extend(part.chunk)
-            held += len(part)
+    for chunk in chunks:
+        done = 0
+        while done < len(chunk):
+            stop = min(done + size - held, len(chunk))
+            gathered.extend(cut(chunk, done, stop))
+            held += stop - done
+            done = stop
             if held == size:
                 yield Rows(np.arange(first, first + held), gathered.whole())
                 first += held
