@@ -17,6 +17,7 @@ from piscope.report.selection import Selection
 from piscope.report.summarize_exits import ExitsTally, Sort, summarize_exits
 from piscope.slices.trace import SlicedTrace
 from piscope.sources.raw import Source, Wanted
+from piscope.tables import Events
 from piscope.timeline.exits import build_exits, refuse
 from piscope.timeline.vcpus import find_vcpus
 
@@ -59,13 +60,7 @@ def report_exits(
     progress("reading")
     wanted = Wanted(_fields(), ignore=ignore, start_ns=start_ns, end_ns=end_ns)
     trace = SlicedTrace(source, wanted, slice_rows, tsc_khz)
-    events = trace.hold(held_rows) if rereadable else None
-    if events is None and rereadable:
-        refuse(telling := trace.telling())
-        # what a slice needs of the others begins and ends with an entry
-        rereadable = telling.has("kvm_entry")
-    if events is None and not rereadable:
-        events = collect(source, wanted, tsc_khz)
+    events = _whole(trace, held_rows) if rereadable else _at_once(trace)
     names = exit_names(source.formats.get("kvm:kvm_exit"))
     if events is not None:
         progress("timeline")
@@ -74,6 +69,8 @@ def report_exits(
         return summarize_exits(
             events, timeline, names, selection=selection, sort=sort, outliers=outliers
         )
+    telling = trace.telling()
+    refuse(telling)
     vcpus = find_vcpus(telling)
     tally = ExitsTally(vcpus, names, selection, sort=sort, outliers=outliers)
     progress("looking around")
@@ -84,6 +81,19 @@ def report_exits(
         tally.add(part, build_exits(part), part.scope.own)
     progress("summary")
     return tally.finish()
+
+
+def _at_once(trace: SlicedTrace) -> Events:
+    return collect(trace.source, trace.wanted, trace.tsc_khz)
+
+
+def _whole(trace: SlicedTrace, held_rows: int) -> Events | None:
+    """All of a trace that is short; None for one to be gone through in slices."""
+    events = trace.hold(held_rows)
+    # what a slice needs of the others begins and ends with an entry
+    if events is None and not trace.telling().has("kvm_entry"):
+        events = _at_once(trace)
+    return events
 
 
 _QUESTIONS = {"timeline", "put-reason", "userspace", "exits"}

@@ -103,6 +103,7 @@ def _write_rows(
 
 def _reported(trace: str, request: Request, *, quiet: bool) -> ExitReport:
     selection = selected(request.vms, request.vcpus)
+    rereadable = not is_pipe(trace)  # before it is opened: that may use up a pipe
     with narrowed(
         trace, request.start, request.end, ignore=request.ignore, quiet=quiet
     ) as (source, (start_ns, end_ns)):
@@ -115,7 +116,7 @@ def _reported(trace: str, request: Request, *, quiet: bool) -> ExitReport:
             start_ns=start_ns,
             end_ns=end_ns,
             tsc_khz=request.tsc_khz,
-            rereadable=not is_pipe(trace),
+            rereadable=rereadable,
         )
     for name, text in (("from", request.start), ("to", request.end)):
         if text is not None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,6 @@ import pytest
 from conftest import CAPTURES, SAMPLES
 from fake_source import FakeSource, Row
 
-from piscope import exits_pipeline
 from piscope.commands.progress import Progress
 from piscope.commands.watched import WatchedSource
 from piscope.errors import UnanswerableError, UsageError
@@ -66,7 +68,7 @@ def test_samples(path: Path) -> None:
 
 
 @pytest.mark.skipif(not LAB, reason="the lab's captures are not here")
-@pytest.mark.parametrize("path", LAB[::4], ids=lambda p: f"{p.parent.name}.{p.name}")
+@pytest.mark.parametrize("path", LAB[::7], ids=lambda p: f"{p.parent.name}.{p.name}")
 def test_the_labs_captures(path: Path) -> None:
     same(path, 1511)
 
@@ -166,11 +168,21 @@ def test_a_short_trace_is_read_once() -> None:
     assert report.as_dict() == report_exits(FakeSource(rows)).as_dict()
 
 
-def test_what_can_be_read_once_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exits_pipeline, "HELD_ROWS", 10)
+def test_what_can_be_read_once_is_read_once() -> None:
     source = FakeSource(_fake())
-    assert report_exits(source).all.count
+    assert report_exits(source, held_rows=10).all.count
     assert source.passes == 1
+
+
+def test_a_pipe_says_what_the_file_says() -> None:
+    def said(argument: str, given: bytes) -> dict[str, Any]:
+        command = [sys.executable, "-m", "piscope", "exits", argument, "--json"]
+        done = subprocess.run(command, input=given, capture_output=True, check=True)
+        report: dict[str, Any] = json.loads(done.stdout)
+        del report["trace"]["path"]
+        return report
+
+    assert said("-", G_LOST.read_bytes()) == said(str(G_LOST), b"")
 
 
 @pytest.mark.parametrize(
