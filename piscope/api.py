@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable
 from contextlib import closing
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from piscope import pipeline
@@ -236,6 +237,7 @@ def exits(
             start_ns=start_ns,
             end_ns=end_ns,
             tsc_khz=tsc_khz,
+            rereadable=Path(path).is_file(),
         )
     return ExitsResult(report)
 

@@ -1,6 +1,8 @@
 """From an open trace to its VM-exits, counted and timed: a shorter arrow.
 
 sources -> events -> timeline.exits -> report
+
+A long trace goes that way in slices, each with what it needs of the others.
 """
 
 from __future__ import annotations
@@ -12,9 +14,12 @@ from piscope.events.normalize import collect
 from piscope.report.exit_names import exit_names
 from piscope.report.exit_report import ExitReport
 from piscope.report.selection import Selection
-from piscope.report.summarize_exits import Sort, summarize_exits
+from piscope.report.summarize_exits import ExitsTally, Sort, summarize_exits
+from piscope.slices.trace import SLICE_ROWS, WHOLE_ROWS, SlicedTrace
 from piscope.sources.raw import Source, Wanted
-from piscope.timeline.exits import build_exits
+from piscope.tables import Events
+from piscope.timeline.exits import build_exits, refuse
+from piscope.timeline.vcpus import find_vcpus
 
 __all__ = ("report_exits",)
 
@@ -29,6 +34,9 @@ def report_exits(
     start_ns: int | None = None,
     end_ns: int | None = None,
     tsc_khz: int | None = None,
+    rereadable: bool = False,
+    whole_rows: int = WHOLE_ROWS,
+    slice_rows: int = SLICE_ROWS,
     progress: Callable[[str], None] = lambda _: None,
 ) -> ExitReport:
     """Report the VM-exits of one open trace.
@@ -36,24 +44,49 @@ def report_exits(
     `ignore` are patterns of events to treat as absent; `start_ns` and `end_ns` narrow
     what is read, half-open; `outliers` is how many to list; `tsc_khz` is the frequency
     of a raw x86-tsc clock; `progress` is told the name of each stage as it begins.
+    A trace of more than `whole_rows` events that is `rereadable` is read three times,
+    in slices; any other at once.
 
     Raises UnanswerableError for a trace whose exits can't be timed, and UsageError
     where the selection names what the trace does not hold.
     """
     progress("reading")
     wanted = Wanted(_fields(), ignore=ignore, start_ns=start_ns, end_ns=end_ns)
-    events = collect(source, wanted, tsc_khz)
+    trace = SlicedTrace(source, wanted, slice_rows, tsc_khz)
+    events = _whole(trace, whole_rows) if rereadable else _at_once(trace)
+    names = exit_names(source.formats.get("kvm:kvm_exit"))
+    if events is not None:
+        progress("timeline")
+        timeline = build_exits(events)
+        progress("summary")
+        return summarize_exits(
+            events, timeline, names, selection=selection, sort=sort, outliers=outliers
+        )
+    telling = trace.telling()
+    refuse(telling)
+    vcpus = find_vcpus(telling)
+    tally = ExitsTally(vcpus, names, selection, sort=sort, outliers=outliers)
+    progress("looking around")
+    trace.look_around(vcpus, telling.losses)
     progress("timeline")
-    timeline = build_exits(events)
+    for part in trace.slices():
+        assert part.scope is not None
+        tally.add(part, build_exits(part), part.scope.own)
     progress("summary")
-    return summarize_exits(
-        events,
-        timeline,
-        exit_names(source.formats.get("kvm:kvm_exit")),
-        selection=selection,
-        sort=sort,
-        outliers=outliers,
-    )
+    return tally.finish()
+
+
+def _at_once(trace: SlicedTrace) -> Events:
+    return collect(trace.source, trace.wanted, trace.tsc_khz)
+
+
+def _whole(trace: SlicedTrace, whole_rows: int) -> Events | None:
+    """All of a trace that is short; None for one to be gone through in slices."""
+    events = trace.hold(whole_rows)
+    # what a slice needs of the others begins and ends with an entry
+    if events is None and not trace.telling().has("kvm_entry"):
+        events = _at_once(trace)
+    return events
 
 
 _QUESTIONS = {"timeline", "put-reason", "userspace", "exits"}

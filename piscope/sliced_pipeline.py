@@ -12,22 +12,17 @@ each cut.
 from __future__ import annotations
 
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from piscope.events.catalog import analysis_fields
-from piscope.events.markers import Markers
-from piscope.events.normalize import in_ns
 from piscope.model.policy import DEFAULT_PLATFORM, Platform
 from piscope.outcomes import Hit
-from piscope.parts import Own
 from piscope.pipeline import (
     DEFAULT_POLICIES,
     Analysis,
@@ -42,25 +37,17 @@ from piscope.replay.findings import ONE_VECTOR
 from piscope.replay.pcpus import Occupancy
 from piscope.replay.posted import remapped, resolve_auto
 from piscope.replay.recognize import learn_windows
-from piscope.slices.contexts import Contexts, find_contexts
-from piscope.slices.first_pass import as_events, first_pass, telling_events
 from piscope.slices.posts import KeptPosts
-from piscope.slices.rows import Rows, blocks, joined
+from piscope.slices.rows import Rows
+from piscope.slices.trace import SLICE_ROWS, WHOLE_ROWS, SlicedTrace
 from piscope.sources.raw import RawChunk, Source, Wanted
 from piscope.tables import Events, Posts, Timeline
 from piscope.timeline.build import build_timeline, refuse
 from piscope.timeline.markers import marked_snapshots
 from piscope.timeline.user_posts import UserPosts
 from piscope.timeline.vcpus import find_vcpus
-from piscope.whole import Learned, Scope, Whole
 
 __all__ = ("SLICE_ROWS", "WHOLE_ROWS", "Parts", "parts_of")
-
-SLICE_ROWS = 1 << 19
-"""Events in a slice: what a slice takes is some 300 bytes for each."""
-
-WHOLE_ROWS = 1 << 21
-"""A trace of so many events is analyzed at once, unless someone wants it in slices."""
 
 
 def parts_of(
@@ -145,7 +132,7 @@ class Parts:
             return
         self._progress("replay")
         carried = _Carried()
-        for events in self._trace.slices(learning=False):
+        for events in self._trace.slices():
             yield self._part(events, carried)
             del events
 
@@ -153,46 +140,24 @@ class Parts:
         """Make the only part, or learn what the slices need of the whole."""
         trace = self._trace
         self._progress("reading")
-        reading = trace.read()
-        held: deque[Rows] = deque()
-        for block in reading:
-            held.append(block)
-            if held[-1].number[-1] >= self._most_rows:
-                break
-        else:
-            self._whole = self._one_part(_drained(held))
-            return
-        seen = first_pass(chain(_drained(held), reading), trace.source)
-        telling = trace.events(telling_events(seen, trace.source, trace.markers))
-        refuse(telling)
-        if len(marked_snapshots(telling)) > 1:
-            self._whole = self._one_part(trace.read())
+        events = trace.hold(self._most_rows)
+        if events is None:
+            telling = trace.telling()
+            refuse(telling)
+            # what a slice needs of the others begins and ends with an entry
+            if len(marked_snapshots(telling)) > 1 or not telling.has("kvm_entry"):
+                events = trace.hold(sys.maxsize)
+        if events is not None:
+            self._whole = Part.of_whole(self._at_once(events))
             return
         vcpus = find_vcpus(telling)
         if not len(vcpus):
             build_timeline(telling)  # says what is missing
-        assert seen.first_ns is not None
-        assert seen.last_ns is not None
-        trace.whole = Whole(
-            vcpus,
-            (seen.first_ns, seen.last_ns),
-            sorted(seen.cpus),
-            {name: dict(counts) for name, counts in seen.probe_values.items()},
-            seen.preempted_told,
-        )
         self._progress("looking around")
-        trace.contexts = find_contexts(
-            trace.read(), trace.source, vcpus, seen.cpus, telling.losses
-        )
+        trace.look_around(vcpus, telling.losses)
         self._progress("learning")
         trace.learn()
         self._posted = resolve_auto(self._posted, trace.learned.remapped)
-
-    def _one_part(self, blocks: Iterable[Rows]) -> Part:
-        trace = self._trace
-        rows = joined(blocks)
-        events = trace.events(as_events(rows, trace.source, trace.markers))
-        return Part.of_whole(self._at_once(events))
 
     def _part(self, events: Events, carried: _Carried) -> Part:
         scope = events.scope
@@ -210,53 +175,11 @@ class Parts:
         return Part(analysis, scope.own, scope.rows)
 
 
-def _drained(held: deque[Rows]) -> Iterator[Rows]:
-    while held:
-        yield held.popleft()
-
-
 @dataclass(slots=True)
-class _Trace:
-    """A trace that is read again and again, always in the same slices."""
+class _Trace(SlicedTrace):
+    """A trace that is also gone through for what its slices say only together."""
 
-    source: Source
-    wanted: Wanted
-    slice_rows: int
-    tsc_khz: int | None
-    whole: Whole | None = None
-    contexts: Contexts | None = None
-    learned: Learned = field(default_factory=Learned)
     posts: KeptPosts = field(default_factory=KeptPosts)
-    markers: Markers = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.markers = Markers(self.source)
-
-    def read(self) -> Iterator[Rows]:
-        self.markers = Markers(self.source)
-        return blocks(
-            self.source, self.wanted, self.slice_rows, self.tsc_khz, self.markers
-        )
-
-    def events(self, events: Events) -> Events:
-        """The same with the losses in ns, as the events are."""
-        if self.tsc_khz is not None and events.info.ts_unit == "cycles":
-            return in_ns(events, self.tsc_khz, rows=False)
-        return events
-
-    def slices(self, *, learning: bool) -> Iterator[Events]:
-        assert self.whole is not None
-        assert self.contexts is not None
-        last = len(self.contexts.cuts)
-        for i, block in enumerate(self.read()):
-            rows = self.contexts.around(i, block)
-            begin = int(np.searchsorted(rows.number, block.number[0]))
-            own = Own(begin, begin + len(block), first=i == 0, last=i == last)
-            events = self.events(as_events(rows.chunk, self.source, self.markers))
-            events.scope = Scope(self.whole, own, rows.number, self.learned, learning)
-            del block, rows
-            yield events
-            del events
 
     def learn(self) -> None:
         """Go through all slices once for what they say only together."""

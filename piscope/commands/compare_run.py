@@ -99,6 +99,7 @@ def _analyzed(path: str, request: Request, *, quiet: bool) -> _Analyzed:
         return (str(captured), *chosen) if third else chosen
 
     tallies, counts = Tallies(), {}
+    whole_rows = None if is_pipe(path) else sliced_pipeline.WHOLE_ROWS
     try:
         with opened(path) as source, Progress(quiet=quiet) as progress:
             for part in sliced_pipeline.parts_of(
@@ -108,7 +109,7 @@ def _analyzed(path: str, request: Request, *, quiet: bool) -> _Analyzed:
                 ignore=request.ignore,
                 tsc_khz=request.tsc_khz,
                 slice_rows=sliced_pipeline.SLICE_ROWS,
-                whole_rows=None if is_pipe(path) else sliced_pipeline.WHOLE_ROWS,
+                whole_rows=whole_rows,
                 keep_events=False,
                 progress=progress.begin,
             ):

@@ -11,6 +11,7 @@ import click
 
 from piscope.allocator import keep_freed_memory
 from piscope.commands.narrowed import narrowed
+from piscope.commands.opening import is_pipe
 from piscope.commands.printing import echo_report
 from piscope.commands.selected import selected
 from piscope.errors import UsageError
@@ -102,6 +103,7 @@ def _write_rows(
 
 def _reported(trace: str, request: Request, *, quiet: bool) -> ExitReport:
     selection = selected(request.vms, request.vcpus)
+    rereadable = not is_pipe(trace)  # before it is opened: that may use up a pipe
     with narrowed(
         trace, request.start, request.end, ignore=request.ignore, quiet=quiet
     ) as (source, (start_ns, end_ns)):
@@ -114,6 +116,7 @@ def _reported(trace: str, request: Request, *, quiet: bool) -> ExitReport:
             start_ns=start_ns,
             end_ns=end_ns,
             tsc_khz=request.tsc_khz,
+            rereadable=rereadable,
         )
     for name, text in (("from", request.start), ("to", request.end)):
         if text is not None:

@@ -21,8 +21,8 @@ class Progress:
     """Events done so far, shown on stderr where that is a terminal and not `quiet`.
 
     `span_ns`, the first and last instant of what will come, makes the line a bar of
-    how much of that time is done; None where nobody knows. The line is taken away
-    at the end.
+    how much of that time is done; None where nobody knows. A trace that is read again
+    is done as far as it was the first time. The line is taken away at the end.
     """
 
     def __init__(
@@ -38,7 +38,8 @@ class Progress:
         self._started_s = time.monotonic()
         self._shown_s: float | None = None
         self._stage = ""
-        self._begin()
+        self._begun_s = self._started_s
+        self._done = self._readings = self._first_done = 0
 
     def __enter__(self) -> Progress:
         return self
@@ -69,7 +70,10 @@ class Progress:
 
         A trace may be gone over again, for another stage.
         """
-        self._begin()
+        self._readings += 1
+        if self._readings > 1:
+            self._first_done = self._first_done or self._done
+            self._done, self._begun_s = 0, time.monotonic()
         for chunk in chunks:
             yield chunk
             self._done += len(chunk)
@@ -80,10 +84,6 @@ class Progress:
         """So many events are done, up to an instant."""
         self._done = done
         self._show(ts_ns)
-
-    def _begin(self) -> None:
-        self._done = 0
-        self._begun_s = time.monotonic()
 
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._started_s
@@ -96,18 +96,29 @@ class Progress:
             return
         rate = self._done / max(now_s - self._begun_s, 1e-3)
         line = f"{self._done:,} events, {rate:,.0f}/s"
-        if self._span_ns is not None:
-            first_ns, last_ns = self._span_ns
-            share = (ts_ns - first_ns) / max(last_ns - first_ns, 1)
-            share = min(max(share, 0.0), 1.0)
+        share = self._share(ts_ns)
+        if share is not None:
             filled = round(share * _BAR_COLUMNS)
             line = f"[{'#' * filled:<{_BAR_COLUMNS}}] {share:4.0%} {line}"
         self._write(line)
+
+    def _share(self, ts_ns: int) -> float | None:
+        """How much of this reading is done, 0 to 1; None: nobody knows."""
+        if self._span_ns is not None:
+            first_ns, last_ns = self._span_ns
+            share = (ts_ns - first_ns) / max(last_ns - first_ns, 1)
+        elif self._first_done:
+            share = self._done / self._first_done
+        else:
+            return None
+        return min(max(share, 0.0), 1.0)
 
     def _write(self, line: str) -> None:
         if not self._active:
             return
         self._shown_s = time.monotonic()
         stage = f", {self._stage}" if self._stage else ""
+        if self._readings > 1 and not stage:
+            stage = f", reading {self._readings}"
         self._stream.write(f"\r\x1b[K{line}{stage}")
         self._stream.flush()

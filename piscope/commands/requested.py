@@ -109,6 +109,7 @@ def parts_of_trace(
     moments = parse_moments(request.start, request.end)
     relative = any(m is not None and m.is_relative for m in moments)
     with_bar = not quiet and sys.stderr.isatty()
+    readable_once = is_pipe(trace) and not relative
     with ExitStack() as stack:
         source = stack.enter_context(opened(trace, twice=relative))
         seen = Survey()
@@ -126,7 +127,6 @@ def parts_of_trace(
             )
         progress = Progress(span_ns, quiet=not with_bar)
         stack.enter_context(progress)
-        readable_once = is_pipe(trace) and not relative
         parts = sliced_pipeline.parts_of(
             cast(Source, WatchedSource(source, progress)),
             policies=tuple(dict.fromkeys(request.policies))

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from piscope.sources.raw import Array, Payload, RawChunk, Source, Wanted
 
-__all__ = ("MERGED_ROWS", "joined", "joined_in_order", "merged", "time_order")
+__all__ = ("MERGED_ROWS", "cut", "joined", "joined_in_order", "merged", "time_order")
 
 MERGED_ROWS = 1 << 18
 """Events in a chunk that `merged` gives, at most; as sources bound theirs."""
@@ -51,7 +51,7 @@ def merged(source: Source, wanted: Wanted) -> Iterator[RawChunk]:
         whole = joined(pending)
         ready = int(np.searchsorted(whole.ts_ns, chunk.watermark_ns, side="left"))
         yield from _pieces(whole, 0, ready)
-        rest = _cut(whole, ready, len(whole))
+        rest = cut(whole, ready, len(whole))
         pending, kept_rows = ([rest] if len(rest) else []), len(rest)
         pending_rows = kept_rows
     whole = joined(pending)
@@ -190,10 +190,11 @@ def _joined_column(
 
 def _pieces(chunk: RawChunk, start: int, stop: int) -> Iterator[RawChunk]:
     for begin in range(start, stop, MERGED_ROWS):
-        yield _cut(chunk, begin, min(begin + MERGED_ROWS, stop))
+        yield cut(chunk, begin, min(begin + MERGED_ROWS, stop))
 
 
-def _cut(chunk: RawChunk, start: int, stop: int) -> RawChunk:
+def cut(chunk: RawChunk, start: int, stop: int) -> RawChunk:
+    """The rows of a chunk from `start` to before `stop`, mostly as views."""
     payload: dict[int, Payload] = {}
     for index, p in chunk.payload.items():
         first, last = np.searchsorted(p.rows, (start, stop))

@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from piscope import __version__
-from piscope.report.exit_budget import budgets, spent
-from piscope.report.exit_names import OTHER, ExitNames
+from piscope.parts import Own
+from piscope.report.exit_budget import BudgetsTally
+from piscope.report.exit_names import ExitNames
+from piscope.report.exit_outliers import OutliersTally
 from piscope.report.exit_report import (
     EXITS_SCHEMA_VERSION,
     ExitGroup,
     ExitLine,
     ExitReport,
     ExitTrace,
-    Outlier,
 )
+from piscope.report.exit_times import ExitTimes, Times, TimesOf, class_keys
 from piscope.report.selection import Selection
 from piscope.report.summarize import summarize_losses as loss_lines
-from piscope.sources.raw import Array
 from piscope.tables import Events, Intervals, Vcpu, Vcpus
 
-__all__ = ("SORTS", "Sort", "summarize_exits")
+__all__ = ("SORTS", "ExitsTally", "Sort", "summarize_exits")
 
 Sort = Literal["count", "time", "max"]
 SORTS: tuple[Sort, ...] = ("count", "time", "max")
 """Orders of reasons: most exits, most time, or the longest exit first."""
 
-_PERCENTILES = (50, 90, 99)
-
 
 class _Exits(Protocol):
     """What is read of timeline.exits.Exits."""
 
+    row: npt.NDArray[np.int64]
     vcpu: npt.NDArray[np.int32]
     ts_ns: npt.NDArray[np.int64]
     cpu: npt.NDArray[np.int32]
@@ -45,10 +43,11 @@ class _Exits(Protocol):
     isa: npt.NDArray[np.int8]
     dur_ns: npt.NDArray[np.int64]
 
-    def __len__(self) -> int: ...
     @property
     def paired(self) -> npt.NDArray[np.bool_]: ...
-    def left_out(self, rows: npt.NDArray[np.bool_]) -> dict[str, int]: ...
+    def left_out(
+        self, rows: npt.NDArray[np.bool_], vcpus: int
+    ) -> dict[str, npt.NDArray[np.int64]]: ...
 
 
 class _ExitsTimeline(Protocol):
@@ -77,190 +76,163 @@ def summarize_exits(
 
     Raises UsageError where the selection names what the trace does not hold.
     """
-    selection = selection or Selection()
-    chosen = selection.of_vcpus(timeline.vcpus)
-    vcpus = [row for row in timeline.vcpus.rows if chosen[row.vcpu]]
-    grouped = _grouped(timeline.exits, len(timeline.vcpus), names, sort)
-    everything = grouped.group("all", vcpus)
-    vms = sorted({v.vm for v in vcpus if v.vm is not None})
-    result = ExitReport(
-        schema_version=EXITS_SCHEMA_VERSION,
-        piscope_version=__version__,
-        trace=_trace(events, timeline),
-        all=everything,
-        vms=[grouped.group(f"vm{n}", [v for v in vcpus if v.vm == n]) for n in vms],
-        vcpus=[grouped.group(v.label, [v]) for v in vcpus],
-        budgets=budgets(timeline.intervals, timeline.span_ns, vcpus),
-        outliers=_outliers(timeline, names, chosen, outliers),
-        narrowed=selection.as_text(),
-        cannot_tell=[],
-    )
-    result.cannot_tell = list(_cannot_tell(events, timeline, everything))
-    return result
+    tally = ExitsTally(timeline.vcpus, names, selection, sort=sort, outliers=outliers)
+    tally.add(events, timeline, Own(0, len(events)))
+    return tally.finish()
 
 
-@dataclass(slots=True)
-class _Grouped:
-    """The exits by (reason, isa), each class's rows by vCPU.
+class ExitsTally:
+    """The exits of the parts of one trace, added in its order.
 
-    classes  (reason, isa) of each class
-    rows     int64[m] of each class: its paired exits, vCPU after vCPU
-    starts   int64[v + 1] of each class: where each vCPU's begin in them
+    It takes 4 bytes an exit, and besides as much as there are vCPUs and reasons.
     """
 
-    exits: _Exits
-    names: ExitNames
-    order: Callable[[ExitLine], tuple[int, str]]
-    classes: list[tuple[int, int]]
-    rows: list[npt.NDArray[np.int64]]
-    starts: list[npt.NDArray[np.int64]]
+    def __init__(
+        self,
+        vcpus: Vcpus,
+        names: ExitNames,
+        selection: Selection | None = None,
+        *,
+        sort: Sort = "time",
+        outliers: int = 5,
+    ) -> None:
+        """Raises UsageError where the selection names what the trace does not hold."""
+        self._vcpus, self._names, self._sort = vcpus, names, sort
+        self._selection = selection or Selection()
+        self._chosen = self._selection.of_vcpus(vcpus)
+        self._times = ExitTimes()
+        self._left_out: dict[str, npt.NDArray[np.int64]] = {}
+        self._unattributed = 0
+        self._budgets = BudgetsTally(len(vcpus))
+        self._outliers = OutliersTally(outliers)
+        self._said: _Said | None = None
 
-    def group(self, label: str, vcpus: Sequence[Vcpu]) -> ExitGroup:
-        lines = [
-            line for i in range(len(self.classes)) if (line := self._line(i, vcpus))
-        ]
-        lines.sort(key=self.order)
+    def add(self, events: Events, timeline: _ExitsTimeline, own: Own) -> None:
+        """Count what is a part's own."""
+        if self._said is None:
+            self._said = _Said(events, timeline)
+        exits, intervals = timeline.exits, timeline.intervals
+        mine = own.rows(exits.row)
+        self._unattributed += int(own.rows(events.rows("kvm_exit")).sum())
+        self._unattributed -= int(mine.sum())
+        for why, count in exits.left_out(mine, len(self._vcpus)).items():
+            self._left_out[why] = self._left_out.get(why, 0) + count
+        at = np.flatnonzero(mine & exits.paired)
+        key = class_keys(exits.reason[at], exits.isa[at])
+        vcpu, ts_ns, dur_ns = exits.vcpu[at], exits.ts_ns[at], exits.dur_ns[at]
+        self._times.add(key, vcpu, ts_ns, dur_ns)
+        self._budgets.add(intervals, own.intervals(intervals))
+        some = np.flatnonzero(self._chosen[vcpu])
+        self._outliers.add(
+            intervals,
+            key[some],
+            vcpu[some],
+            ts_ns[some],
+            exits.cpu[at[some]],
+            dur_ns[some],
+        )
+
+    def finish(self) -> ExitReport:
+        """The report on what was added, once.
+
+        Raises ValueError where nothing was.
+        """
+        said = self._said
+        if said is None:
+            raise ValueError("a report on exits needs at least one part")
+        times = self._times.finish(len(self._vcpus))
+        names = [self._names.name(*reason) for reason in times.classes]
+        vcpus = [row for row in self._vcpus.rows if self._chosen[row.vcpu]]
+        lines = self._lines(times, names, self._chosen)
+        everything = self._group("all", vcpus, lines)
+
+        def group(label: str, some: Sequence[Vcpu]) -> ExitGroup:
+            return self._group(label, some, self._lines(times, names, self._of(some)))
+
+        def reason_of(key: int) -> tuple[str, int]:
+            number = times.class_of(key)
+            return names[number], lines[number].p50_ns
+
+        vms = sorted({v.vm for v in vcpus if v.vm is not None})
+        return ExitReport(
+            schema_version=EXITS_SCHEMA_VERSION,
+            piscope_version=__version__,
+            trace=said.trace,
+            all=everything,
+            vms=[group(f"vm{n}", [v for v in vcpus if v.vm == n]) for n in vms],
+            vcpus=[group(v.label, [v]) for v in vcpus],
+            budgets=self._budgets.finish(said.span_ns, vcpus),
+            outliers=self._outliers.finish(self._vcpus, reason_of),
+            narrowed=self._selection.as_text(),
+            cannot_tell=list(_cannot_tell(said, self._unattributed, everything)),
+        )
+
+    def _of(self, vcpus: Sequence[Vcpu]) -> npt.NDArray[np.bool_]:
+        mask = np.zeros(len(self._vcpus), np.bool_)
+        mask[[v.vcpu for v in vcpus]] = True
+        return mask
+
+    def _lines(
+        self, times: Times, names: Sequence[str], chosen: npt.NDArray[np.bool_]
+    ) -> dict[int, ExitLine]:
+        """By class, what exits of the chosen vCPUs took; none where there are none."""
+        found = {n: times.of(n, chosen) for n in range(len(names))}
+        return {
+            n: _line(names[n], *times.classes[n], took)
+            for n, took in found.items()
+            if took is not None
+        }
+
+    def _group(
+        self, label: str, vcpus: Sequence[Vcpu], lines: dict[int, ExitLine]
+    ) -> ExitGroup:
         one = vcpus[0] if len(vcpus) == 1 and label == vcpus[0].label else None
         vms = {v.vm for v in vcpus}
-        mine = np.zeros(int(self.exits.vcpu.max(initial=-1)) + 1, np.bool_)
-        mine[[v.vcpu for v in vcpus if v.vcpu < len(mine)]] = True
+        mine = self._of(vcpus)
+        left_out = {why: int(n[mine].sum()) for why, n in self._left_out.items()}
         return ExitGroup(
             label=label,
             vm=vms.pop() if len(vms) == 1 and label != "all" else None,
             vcpu_id=one.vcpu_id if one else None,
             tid=one.tid if one else None,
-            count=sum(line.count for line in lines),
-            total_ns=sum(line.total_ns for line in lines),
-            left_out=self.exits.left_out(mine[self.exits.vcpu]),
-            reasons=lines,
+            count=sum(line.count for line in lines.values()),
+            total_ns=sum(line.total_ns for line in lines.values()),
+            left_out={why: count for why, count in left_out.items() if count},
+            reasons=sorted(lines.values(), key=self._order),
         )
 
-    def _line(self, index: int, vcpus: Sequence[Vcpu]) -> ExitLine | None:
-        starts = self.starts[index]
-        parts = [
-            self.rows[index][starts[v.vcpu] : starts[v.vcpu + 1]]
-            for v in vcpus
-            if starts[v.vcpu] < starts[v.vcpu + 1]
-        ]
-        if not parts:
-            return None
-        rows = np.concatenate(parts) if len(parts) > 1 else parts[0]
-        durations_ns = self.exits.dur_ns[rows]
-        longest = rows[int(durations_ns.argmax())]
-        n, total_ns = len(rows), int(durations_ns.sum())
-        # nearest rank: the least that so many percent do not exceed
-        ranks = [max(-(-n * p // 100) - 1, 0) for p in _PERCENTILES]
-        durations_ns.partition([0, *ranks, n - 1])
-        reason, isa = self.classes[index]
-        return ExitLine(
-            reason=self.names.name(reason, isa),
-            code=None if reason < 0 else reason,
-            isa=isa,
-            count=n,
-            total_ns=total_ns,
-            min_ns=int(durations_ns[0]),
-            mean_ns=total_ns / n,
-            p50_ns=int(durations_ns[ranks[0]]),
-            p90_ns=int(durations_ns[ranks[1]]),
-            p99_ns=int(durations_ns[ranks[2]]),
-            max_ns=int(durations_ns[-1]),
-            max_at_ns=int(self.exits.ts_ns[longest]),
-        )
+    def _order(self, line: ExitLine) -> tuple[int, str]:
+        by = {"count": line.count, "time": line.total_ns, "max": line.max_ns}
+        return -by[self._sort], line.reason
 
 
-def _grouped(exits: _Exits, vcpus: int, names: ExitNames, sort: Sort) -> _Grouped:
-    def order(line: ExitLine) -> tuple[int, str]:
-        key = {"count": line.count, "time": line.total_ns, "max": line.max_ns}[sort]
-        return -key, line.reason
-
-    paired = np.flatnonzero(exits.paired)
-    code, classes = _classes(exits, paired)
-    by_class = paired[np.argsort(code, kind="stable")]
-    bounds = np.append(0, np.cumsum(np.bincount(code, minlength=len(classes))))
-    # a stable sort of 16 bits is by radix
-    narrow = np.uint16 if vcpus <= 1 << 16 else np.uint32
-    result = _Grouped(exits, names, order, classes, [], [])
-    for begin, end in pairwise(bounds):
-        rows = by_class[begin:end]
-        vcpu = exits.vcpu[rows]
-        result.rows.append(rows[np.argsort(vcpu.astype(narrow), kind="stable")])
-        counts = np.bincount(vcpu, minlength=vcpus)
-        result.starts.append(np.append(0, np.cumsum(counts)))
-    return result
-
-
-_MOST_REASONS = 512
-# VMX has 80 reasons, SVM 160; a damaged trace may claim millions.
-
-
-def _classes(
-    exits: _Exits, rows: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.uint16], list[tuple[int, int]]]:
-    """The number of each exit's (reason, isa), and those by number.
-
-    Beyond the 512 most frequent ones all are one class, OTHER.
-    """
-    key = (exits.reason[rows] + 1) * 4 + (exits.isa[rows] & 3)
-    if not len(key):
-        return np.empty(0, np.uint16), []
-    if int(key.max()) < 1 << 16:
-        seen = np.flatnonzero(np.bincount(key))
-        number = np.zeros(1 << 16, np.int64)
-        number[seen] = np.arange(len(seen))
-        code = number[key]
-    else:
-        seen, code = np.unique(key, return_inverse=True)
-    classes = [(k // 4 - 1, k % 4) for k in seen.tolist()]
-    if len(classes) > _MOST_REASONS:
-        often = np.argsort(-np.bincount(code), kind="stable")
-        number = np.full(len(classes), _MOST_REASONS, np.int64)
-        number[often[:_MOST_REASONS]] = np.arange(_MOST_REASONS)
-        code = number[code]
-        classes = [*(classes[n] for n in often[:_MOST_REASONS]), (OTHER, 0)]
-    return code.astype(np.uint16), classes
-
-
-def _outliers(
-    timeline: _ExitsTimeline,
-    names: ExitNames,
-    chosen: npt.NDArray[np.bool_],
-    most: int,
-) -> list[Outlier]:
-    exits = timeline.exits
-    rows = np.flatnonzero(exits.paired & chosen[exits.vcpu])
-    if not most or not len(rows):
-        return []
-    code, classes = _classes(exits, rows)
-    dur_ns = exits.dur_ns[rows]
-    medians = np.array(
-        [_median(dur_ns[code == n]) for n in range(len(classes))], np.float64
+def _line(name: str, reason: int, isa: int, took: TimesOf) -> ExitLine:
+    p50_ns, p90_ns, p99_ns = took.percentiles_ns
+    return ExitLine(
+        reason=name,
+        code=None if reason < 0 else reason,
+        isa=isa,
+        count=took.count,
+        total_ns=took.total_ns,
+        min_ns=took.min_ns,
+        mean_ns=took.total_ns / took.count,
+        p50_ns=p50_ns,
+        p90_ns=p90_ns,
+        p99_ns=p99_ns,
+        max_ns=took.max_ns,
+        max_at_ns=took.max_at_ns,
     )
-    times = dur_ns / np.maximum(medians[code], 1)
-    # of equals the earliest
-    at = np.argpartition(-times, min(most, len(times)) - 1)[:most]
-    at = at[np.lexsort((at, -times[at]))]
-    return [
-        Outlier(
-            label=timeline.vcpus.rows[exits.vcpu[row]].label,
-            reason=names.name(*classes[int(code[n])]),
-            ts_ns=int(exits.ts_ns[row]),
-            cpu=int(exits.cpu[row]),
-            dur_ns=int(dur_ns[n]),
-            times_median=float(times[n]),
-            time_ns=spent(
-                timeline.intervals,
-                int(exits.vcpu[row]),
-                int(exits.ts_ns[row]),
-                int(exits.ts_ns[row] + dur_ns[n]),
-            ),
-        )
-        for n, row in zip(at.tolist(), rows[at].tolist(), strict=True)
-    ]
 
 
-def _median(values: Array) -> float:
-    rank = max(-(-len(values) // 2) - 1, 0)
-    return float(np.partition(values, rank)[rank]) if len(values) else 0.0
+class _Said:
+    """What every part says of the whole trace."""
+
+    def __init__(self, events: Events, timeline: _ExitsTimeline) -> None:
+        self.trace = _trace(events, timeline)
+        self.span_ns = timeline.span_ns
+        self.unplaced_losses = timeline.unplaced_losses
+        self.userspace_visible = timeline.userspace_visible
+        self.switches = events.has("sched_switch")
 
 
 def _trace(events: Events, timeline: _ExitsTimeline) -> ExitTrace:
@@ -289,33 +261,32 @@ _LEFT_OUT = {
 
 
 def _cannot_tell(
-    events: Events, timeline: _ExitsTimeline, everything: ExitGroup
+    said: _Said, unattributed: int, everything: ExitGroup
 ) -> Iterator[str]:
-    unattributed = len(events.rows("kvm_exit")) - len(timeline.exits)
     if unattributed:
         yield f"{_exits_are(unattributed)} left out: of threads that it does not tell."
     for why, count in everything.left_out.items():
         yield f"{_exits_are(count)} left out: {_LEFT_OUT[why]}."
-    if timeline.unplaced_losses is None:
+    if said.unplaced_losses is None:
         yield "An unknown number of events is missing, nobody knows where."
-    elif timeline.unplaced_losses:
+    elif said.unplaced_losses:
         yield (
-            f"{timeline.unplaced_losses:,} events are missing, nobody knows where: any "
+            f"{said.unplaced_losses:,} events are missing, nobody knows where: any "
             "of these times may be that of several exits."
         )
-    if not events.has("sched_switch"):
+    if not said.switches:
         yield (
             "Without sched:sched_switch halt and steal can't be told from the host's "
             "time. Record sched:sched_switch."
         )
-    if not timeline.userspace_visible:
+    if not said.userspace_visible:
         yield (
             "Visits to userspace leave no event here: they count as the host's time. "
             "Record kvm:kvm_userspace_exit."
         )
-    if events.info.ts_resolution_ns > 1:
+    if said.trace.ts_resolution_ns > 1:
         yield (
-            f"This text rounds times to {events.info.ts_resolution_ns // 1000} us, and "
+            f"This text rounds times to {said.trace.ts_resolution_ns // 1000} us, and "
             "so does every duration."
         )
     if any(line.code is None for line in everything.reasons):

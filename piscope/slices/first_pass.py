@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from piscope.events.markers import Markers
-from piscope.slices.rows import Rows, together
-from piscope.sources.raw import Loss, RawChunk, Source
+from piscope.slices.rows import Rows
+from piscope.sources.raw import Array, Loss, RawChunk, Source
 from piscope.tables import Events
 from piscope.timeline.probes import is_probe
 
-__all__ = ("Seen", "as_events", "first_pass", "telling_events")
+__all__ = ("Seen", "as_events", "first_pass")
 
 _PREEMPTED = 0x100  # TASK_REPORT_MAX, include/linux/sched.h: printed as "R+"
 
@@ -55,6 +55,8 @@ def first_pass(
     known: set[tuple[str, int]] = set()
     for block in read:
         tick()
+        if not len(block):
+            continue
         chunk = block.chunk
         seen.rows += len(block)
         first, last = int(chunk.ts_ns[0]), int(chunk.ts_ns[-1])
@@ -64,8 +66,7 @@ def first_pass(
         at: list[int] = []
 
         def new(word: str, values: Numbers, rows: Numbers, at: list[int] = at) -> None:
-            numbers, where = np.unique(values, return_index=True)
-            for number, i in zip(numbers.tolist(), where.tolist(), strict=True):
+            for number, i in _first_of_each(values):
                 if (word, number) not in known:
                     known.add((word, number))
                     at.append(int(rows[i]))
@@ -86,21 +87,38 @@ def first_pass(
                 seen.preempted_told |= bool((state & _PREEMPTED).any())
             elif is_probe(name) and "vcpu" in p.columns:
                 told = p.valid.get("vcpu", np.ones(len(p.rows), np.bool_))
-                pairs, count = np.unique(
-                    np.stack(
-                        [
-                            chunk.tid[p.rows[told]].astype(np.int64),
-                            p.columns["vcpu"][told].astype(np.int64),
-                        ]
-                    ),
-                    axis=1,
-                    return_counts=True,
-                )
                 counts = seen.probe_values.setdefault(name, Counter())
-                for tid_of, value, n in zip(*pairs.tolist(), count, strict=True):
-                    counts[tid_of, value] += int(n)
+                counts.update(_pairs(chunk.tid[p.rows[told]], p.columns["vcpu"][told]))
         seen.telling.append(block.take(np.unique(np.array(at, np.int64))))
     return seen
+
+
+_MOST_COUNTED = 1 << 22  # as many as there can be threads
+
+
+def _first_of_each(values: Numbers) -> list[tuple[int, int]]:
+    """Each different value and its first index, in the order of the values."""
+    if not len(values) or values.min() < 0 or values.max() > _MOST_COUNTED:
+        numbers, where = np.unique(values, return_index=True)
+    else:
+        first = np.full(int(values.max()) + 1, -1)
+        # written backwards, so that of several the first one stays
+        first[values[::-1]] = np.arange(len(values) - 1, -1, -1)
+        numbers = np.flatnonzero(first >= 0)
+        where = first[numbers]
+    return list(zip(numbers.tolist(), where.tolist(), strict=True))
+
+
+def _pairs(tid: Array, value: Array) -> dict[tuple[int, int], int]:
+    """How often each (tid, value) comes."""
+    values, code = np.unique(value.astype(np.int64), return_inverse=True)
+    pairs, count = np.unique(
+        tid.astype(np.int64) * max(len(values), 1) + code, return_counts=True
+    )
+    return {
+        (pair // len(values), int(values[pair % len(values)])): n
+        for pair, n in zip(pairs.tolist(), count.tolist(), strict=True)
+    }
 
 
 def as_events(rows: RawChunk, source: Source, markers: Markers) -> Events:
@@ -118,8 +136,3 @@ def as_events(rows: RawChunk, source: Source, markers: Markers) -> Events:
         counts=dict(source.counts),
         markers=markers.found,
     )
-
-
-def telling_events(seen: Seen, source: Source, markers: Markers) -> Events:
-    """The rows that tell which threads are vCPUs."""
-    return as_events(together(seen.telling).chunk, source, markers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,11 @@ import numpy.typing as npt
 from piscope.events.ahead import ahead
 from piscope.events.gather import Gathered
 from piscope.events.markers import Markers
-from piscope.events.merge import joined_in_order, merged
+from piscope.events.merge import cut, joined_in_order, merged
 from piscope.events.normalize import cycles_to_ns
 from piscope.sources.raw import Payload, RawChunk, Source, Wanted
 
-__all__ = ("Rows", "blocks", "joined", "together")
+__all__ = ("Rows", "blocks", "numbered", "plain", "together")
 
 Numbers = npt.NDArray[np.int64]
 
@@ -87,44 +87,41 @@ def together(pieces: Sequence[Rows]) -> Rows:
     return Rows(unique, joined_in_order([p.chunk for p in pieces], number))
 
 
-def joined(blocks: Iterable[Rows]) -> RawChunk:
-    """All rows of a trace's blocks, copied one behind the other."""
-    whole = Gathered()
-    for block in blocks:
-        whole.extend(block.chunk)
-    return whole.whole()
+def plain(
+    source: Source, wanted: Wanted, tsc_khz: int | None, markers: Markers
+) -> Iterator[RawChunk]:
+    """The wanted events in time order, without markers, chunk by chunk.
 
-
-def blocks(
-    source: Source, wanted: Wanted, size: int, tsc_khz: int | None, markers: Markers
-) -> Iterator[Rows]:
-    """The wanted events in time order, `size` rows at a time; the last has the rest."""
-    cycles = tsc_khz is not None and source.info.ts_unit == "cycles"
-    gathered, held, first = Gathered(), 0, 0
-
-    def made() -> Rows:
-        whole = gathered.whole()
-        if cycles:
-            assert tsc_khz is not None
-            whole.ts_ns = cycles_to_ns(whole.ts_ns, tsc_khz)
-        return Rows(np.arange(first, first + held), whole)
-
+    `tsc_khz` as for events.normalize.collect.
+    """
     for chunk in ahead(merged(source, wanted)):
-        plain = markers.without(chunk)
-        rest = Rows(np.arange(len(plain)), plain)
-        while len(rest):
-            room = size - held
-            part = rest
-            if len(rest) > room:
-                part = rest.take(np.arange(room))
-                rest = rest.take(np.arange(room, len(rest)))
-            else:
-                rest = rest.take(np.empty(0, np.int64))
-            gathered.extend(part.chunk)
-            held += len(part)
+        rows = markers.without(chunk)
+        if tsc_khz is not None and source.info.ts_unit == "cycles":
+            rows = replace(rows, ts_ns=cycles_to_ns(rows.ts_ns, tsc_khz))
+        yield rows
+
+
+def numbered(chunks: Iterable[RawChunk]) -> Iterator[Rows]:
+    """Chunks that follow one another, each with the numbers of its rows."""
+    first = 0
+    for chunk in chunks:
+        yield Rows(np.arange(first, first + len(chunk)), chunk)
+        first += len(chunk)
+
+
+def blocks(chunks: Iterable[RawChunk], size: int) -> Iterator[Rows]:
+    """The rows of chunks, `size` at a time; the last block has the rest."""
+    gathered, held, first = Gathered(), 0, 0
+    for chunk in chunks:
+        done = 0
+        while done < len(chunk):
+            stop = min(done + size - held, len(chunk))
+            gathered.extend(cut(chunk, done, stop))
+            held += stop - done
+            done = stop
             if held == size:
-                yield made()
+                yield Rows(np.arange(first, first + held), gathered.whole())
                 first += held
                 gathered, held = Gathered(), 0
     if held:
-        yield made()
+        yield Rows(np.arange(first, first + held), gathered.whole())

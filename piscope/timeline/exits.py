@@ -30,7 +30,7 @@ from piscope.timeline.marks import build_lanes
 from piscope.timeline.probes import find_probes
 from piscope.timeline.vcpus import find_vcpus
 
-__all__ = ("Exits", "ExitsTimeline", "Fate", "build_exits", "pair_exits")
+__all__ = ("Exits", "ExitsTimeline", "Fate", "build_exits", "pair_exits", "refuse")
 
 _ISA_SVM = 2  # KVM_ISA_SVM, arch/x86/kvm/trace.h
 
@@ -86,10 +86,14 @@ class Exits:
         result: npt.NDArray[np.bool_] = self.fate == Fate.PAIRED
         return result
 
-    def left_out(self, rows: npt.NDArray[np.bool_]) -> dict[str, int]:
-        """How many of these exits (bool[n]) have no known entry, by why."""
-        counts = np.bincount(self.fate[rows], minlength=len(Fate)).tolist()
-        return {f.label: counts[f] for f in Fate if f is not Fate.PAIRED and counts[f]}
+    def left_out(
+        self, rows: npt.NDArray[np.bool_], vcpus: int
+    ) -> dict[str, npt.NDArray[np.int64]]:
+        """How many of these exits (bool[n]) have no known entry: by why, by vCPU."""
+        key = self.fate[rows].astype(np.int64) * vcpus + self.vcpu[rows]
+        counts = np.bincount(key, minlength=len(Fate) * vcpus)
+        counts = counts.reshape(len(Fate), vcpus)
+        return {f.label: counts[f] for f in Fate if f is not Fate.PAIRED}
 
 
 @dataclass(slots=True)
@@ -118,18 +122,23 @@ def build_exits(events: Events) -> ExitsTimeline:
     Raises UnanswerableError for a trace without VM-exits, one that was sub-sampled,
     or one whose clock does not count nanoseconds.
     """
-    _refuse(events)
-    vcpus = find_vcpus(events)
+    scope = events.scope
+    if scope is None:
+        refuse(events)
+        vcpus = find_vcpus(events)
+        span_ns = (int(events.ts_ns[0]), int(events.ts_ns[-1]))
+    else:
+        vcpus, span_ns = scope.whole.vcpus, scope.whole.span_ns
     gaps = loss_gaps(events)
     exits = pair_exits(events, vcpus, gaps)
-    span_ns = (int(events.ts_ns[0]), int(events.ts_ns[-1]))
     unplaced = unplaced_losses(events)
     visible = events.has("kvm_userspace_exit") or events.has("kvm_fpu")
     intervals = _intervals(_with_vmx_reasons(events), vcpus, gaps, span_ns, visible)
     return ExitsTimeline(vcpus, exits, intervals, span_ns, unplaced, visible)
 
 
-def _refuse(events: Events) -> None:
+def refuse(events: Events) -> None:
+    """Raise UnanswerableError for a trace whose exits can't be timed."""
     path = events.info.path
     if not len(events.rows("kvm_exit")):
         held = ", ".join(sorted(events.counts)[:4]) or "none at all"
