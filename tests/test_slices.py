@@ -24,7 +24,9 @@ from piscope.report.summarize import summarize
 from piscope.report.tally import Tallies
 from piscope.sliced_pipeline import parts_of
 from piscope.slices import contexts
+from piscope.sources import trace_dat_batches
 from piscope.sources.detect import open_trace
+from piscope.sources.raw import Wanted
 
 TRACES = sorted(
     path
@@ -44,6 +46,22 @@ NUMBERS = ("window", "post", "stimulus")
 def few_rows_at_a_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contexts, "_AT_CUT", 16)
     monkeypatch.setattr(contexts, "_OF_CPU", 24)
+
+
+@pytest.fixture(autouse=True)
+def many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a long trace: what a source tells at the end of a pass comes late."""
+    monkeypatch.setattr(trace_dat_batches, "_BATCH_BYTES", 1)
+    monkeypatch.setattr(trace_dat_batches, "_LEAST_PAGES", 1)
+
+
+def test_a_source_tells_its_counts_late() -> None:
+    source = open_trace(str(TRACES[0]))
+    chunks = source.chunks(Wanted({"*": None}))
+    next(chunks)
+    first = dict(source.counts)
+    assert sum(1 for _ in chunks) > 5
+    assert sum(first.values()) < sum(source.counts.values())
 
 
 def whole_of(path: Path, **options: object) -> Analysis:
