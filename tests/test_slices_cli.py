@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from conftest import SAMPLES
+from report.perfetto_reading import read_perfetto
 
 from piscope import sliced_pipeline
 from piscope.cli import run
@@ -112,6 +114,23 @@ def test_a_page(output: Output, sliced: Sliced, tmp_path: Path) -> None:
     sliced()
     output("analyze", TRACE, "--html", str(parts))
     assert parts.read_bytes() == whole.read_bytes()
+
+
+def test_a_perfetto_file(output: Output, sliced: Sliced, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole.pftrace", tmp_path / "parts.pftrace.gz"
+    page = tmp_path / "both.html"
+    output("analyze", TRACE, "--perfetto", str(whole))
+    sliced()
+    output("analyze", TRACE, "--perfetto", str(parts), "--html", str(page))
+    assert page.stat().st_size > 1 << 20
+    found = [
+        {
+            path: sorted((e.ts_ns, e.type, e.name, e.value) for e in track.events)
+            for path, track in read_perfetto(data).items()
+        }
+        for data in (whole.read_bytes(), gzip.decompress(parts.read_bytes()))
+    ]
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(

@@ -6,20 +6,23 @@ requested.counted -> summary -> render, or JSON
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 
 import click
 
 from piscope.allocator import keep_freed_memory
 from piscope.commands.options import Form
 from piscope.commands.printing import echo_report, echo_text, error_line
+from piscope.commands.rates_run import Told
 from piscope.commands.requested import Request, checked, counted
 from piscope.errors import PiscopeError, UsageError
 from piscope.output import replacing
 from piscope.report.html import Page, require_extra
 from piscope.report.json_form import as_json
-from piscope.report.perfetto import write_perfetto
+from piscope.report.perfetto import PerfettoFile
 from piscope.report.perfetto_tracks import definitions
 from piscope.report.render import render, render_markdown
+from piscope.report.selection import Selection
 from piscope.report.summary import Summary
 
 __all__ = ("EXIT_CANT_TELL", "analyze_all")
@@ -62,32 +65,10 @@ def analyze_all(
     failed = unknown = False
     for trace in traces:
         try:
-            page = None if html is None else Page(selection)
-            with counted(
-                trace,
-                request,
-                selection,
-                told,
-                quiet=quiet,
-                at_once=perfetto is not None,
-                keep_events=perfetto is not None,
-            ) as parts:
-                for part in parts:
-                    if page is not None:
-                        page.add(part)
-                    analysis = part.analysis
-                    del part
-                    if perfetto is None:
-                        del analysis
-                summary = parts.summary()
-                unknown |= parts.mostly_unknown(summary)
-            if html is not None and page is not None:
-                with replacing(html) as file:
-                    file.write(page.render(summary).encode())
-            if perfetto is not None:
-                with replacing(perfetto) as file:
-                    compressed = perfetto.endswith(".gz")
-                    write_perfetto(file, analysis, selection, compressed=compressed)
+            summary, is_unknown = _analyzed(
+                trace, request, selection, told, html, perfetto, quiet=quiet
+            )
+            unknown |= is_unknown
         except (PiscopeError, OSError, MemoryError) as error:
             if len(traces) == 1 or isinstance(error, BrokenPipeError):
                 raise
@@ -104,6 +85,50 @@ def analyze_all(
     if failed:
         return EXIT_NOT_ANALYZED
     return EXIT_CANT_TELL if unknown else 0
+
+
+def _analyzed(
+    trace: str,
+    request: Request,
+    selection: Selection,
+    told: Told,
+    html: str | None,
+    perfetto: str | None,
+    *,
+    quiet: bool,
+) -> tuple[Summary, bool]:
+    """Write what is to be written of one trace; its summary, and if it is unknown."""
+    with ExitStack() as stack:
+        page = None if html is None else Page(selection)
+        events = None
+        if perfetto is not None:
+            file = stack.enter_context(replacing(perfetto))
+            compressed = perfetto.endswith(".gz")
+            events = stack.enter_context(
+                PerfettoFile(file, selection, compressed=compressed)
+            )
+        parts = stack.enter_context(
+            counted(
+                trace,
+                request,
+                selection,
+                told,
+                quiet=quiet,
+                keep_events=events is not None,
+            )
+        )
+        for part in parts:
+            for taker in (page, events):
+                if taker is not None:
+                    taker.add(part)
+            del part
+        summary = parts.summary()
+        if events is not None:
+            events.finish()
+        if html is not None and page is not None:
+            with replacing(html) as written:
+                written.write(page.render(summary).encode())
+        return summary, parts.mostly_unknown(summary)
 
 
 def _print_report(
