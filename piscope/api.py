@@ -10,15 +10,17 @@ docs/python.md is the guide; `schema` documents every table and column.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import weakref
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from piscope import pipeline
+from piscope import pipeline, sliced_pipeline
 from piscope.exits_pipeline import report_exits
 from piscope.model.policy import DEFAULT_PLATFORM, Platform
+from piscope.pipeline import Part
 from piscope.posted import Posted, parse_posted
 from piscope.replay.fastpath import DEFAULT_FASTPATH
 from piscope.report.exit_report import ExitReport
@@ -27,9 +29,9 @@ from piscope.report.render import render, render_markdown
 from piscope.report.render_exits import render_exits
 from piscope.report.render_layout import LEAST_COLUMNS
 from piscope.report.selection import Selection
-from piscope.report.summarize import summarize
 from piscope.report.summarize_exits import Sort
 from piscope.report.summary import Summary
+from piscope.report.tally import Tallies
 from piscope.sources.detect import open_trace
 
 if TYPE_CHECKING:
@@ -44,20 +46,53 @@ class Result:
     `str(result)` is the report of `piscope analyze`, `as_dict()` its JSON,
     `summary` the same numbers as objects. Tables are made when they are first asked
     for; they hold the whole trace, whatever vCPUs the summary was narrowed to.
+
+    parts  the analysis part after part; a trace that is short, or was to be analyzed
+           at once, is one part. A long one is read again each time
     """
 
-    def __init__(self, analysis: pipeline.Analysis, summary: Summary) -> None:
-        self.analysis = analysis
+    def __init__(self, parts: Iterable[Part], summary: Summary) -> None:
+        self.parts = parts
         self.summary = summary
+
+    @property
+    def analysis(self) -> pipeline.Analysis:
+        """The analysis of a trace in one part.
+
+        Raises ValueError where there are several.
+        """
+        part = next(iter(self.parts))
+        if not part.own.is_whole:
+            raise ValueError(
+                "a long trace is analyzed in parts: go through Result.parts, or"
+                " analyze it with at_once=True"
+            )
+        return part.analysis
+
+    def batches(self, name: str) -> Iterator[pa.Table]:
+        """The rows of that table, so many at a time: a long trace needs no more memory.
+
+        Raises KeyError for a name that is not in `schema.TABLES`, in upper or lower
+        case.
+        """
+        from piscope.part_tables import PartTables
+        from piscope.schema import TABLES
+
+        wanted = (TABLES[name.upper()].name,)
+        tables = PartTables()
+        for part in self.parts:
+            for _, table in tables.tables_of(part, wanted):
+                yield table
+            del part
 
     def table(self, name: str) -> pa.Table:
         """The table of that name (`schema.TABLES`), in upper or lower case.
 
         Raises KeyError for any other name.
         """
-        from piscope.arrow_tables import arrow_table
+        import pyarrow as pa
 
-        return arrow_table(self.analysis, name.upper())
+        return pa.concat_tables(self.batches(name))
 
     @cached_property
     def events(self) -> pa.Table:
@@ -167,6 +202,7 @@ def analyze(
     start_ns: int | None = None,
     end_ns: int | None = None,
     tsc_khz: int | None = None,
+    at_once: bool = False,
 ) -> Result:
     """Say what the posted-interrupt notifications in a trace hit, under each policy.
 
@@ -176,7 +212,9 @@ def analyze(
     the replayed host and VM offer (model.policy.Platform), `ignore` patterns of events
     to treat as absent; `vms`, `vcpus` (labels, vcpu_ids or `tid:N`) and `cpus` narrow
     the summary; `start_ns` and `end_ns` narrow what is read, half-open, in ns of the
-    trace's clock; `tsc_khz` is the frequency of a raw x86-tsc clock.
+    trace's clock; `tsc_khz` is the frequency of a raw x86-tsc clock. A trace of more
+    than two million events is analyzed in slices, in bounded memory, if it is a file
+    and not to be analyzed `at_once`; the result keeps it open.
 
     Raises PiscopeError, whose message says where and why, for a trace that can't be
     read or can't answer, and for arguments that name what does not exist.
@@ -191,8 +229,10 @@ def analyze(
             raise UsageError(f"{name!r} is no policy: expected one of {known}")
     parse_posted(posted)
     selection = _selection(vms, vcpus, cpus)
-    with closing(open_trace(os.fspath(path))) as source:
-        analysis = pipeline.analyze(
+    rereadable = Path(path).is_file()
+    source = open_trace(os.fspath(path))
+    try:
+        parts = sliced_pipeline.parts_of(
             source,
             policies=names,
             posted=posted,
@@ -202,8 +242,25 @@ def analyze(
             start_ns=start_ns,
             end_ns=end_ns,
             tsc_khz=tsc_khz,
+            slice_rows=sliced_pipeline.SLICE_ROWS,
+            whole_rows=(
+                sliced_pipeline.WHOLE_ROWS if rereadable and not at_once else None
+            ),
         )
-    return Result(analysis, summarize(analysis, selection))
+        tallies = Tallies(selection)
+        for part in parts:
+            tallies.add(part)
+            in_one = part.own.is_whole
+            del part
+        result = Result(parts, tallies.finish())
+    except BaseException:
+        source.close()
+        raise
+    if in_one:
+        source.close()
+    else:
+        weakref.finalize(result, source.close)
+    return result
 
 
 def exits(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ import pytest
 from conftest import SAMPLES
 from report.perfetto_reading import read_perfetto
 
+import piscope
 from piscope import sliced_pipeline
 from piscope.cli import run
 from piscope.pipeline import Part
@@ -195,6 +197,25 @@ def test_what_is_not_there(
     sliced()
     assert run(asked) == 2
     assert capsys.readouterr().err == whole
+
+
+def test_from_python(sliced: Sliced) -> None:
+    whole = piscope.analyze(TRACE)
+    sliced()
+    parts = piscope.analyze(TRACE)
+    assert parts.as_dict() == whole.as_dict()
+    for name in ("EVENTS", "INTERVALS", "VCPUS", "LOSSES"):
+        rows = [table.to_pylist() for table in parts.batches(name)]
+        assert (len(rows) > 5) == (name in ("EVENTS", "INTERVALS")), name
+        assert sorted(map(repr, chain(*rows))) == sorted(
+            map(repr, whole.table(name).to_pylist())
+        )
+    assert parts.findings.num_rows == whole.findings.num_rows
+    with pytest.raises(ValueError, match="at_once"):
+        parts.analysis  # noqa: B018
+    assert piscope.analyze(TRACE, at_once=True).findings == whole.findings
+    with pytest.raises(KeyError):
+        next(parts.batches("nonsense"))
 
 
 def test_posts_at_a_rate_are_of_the_whole_trace(
