@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import cast
 
 import numpy as np
 
 from piscope.events.gather import Gathered
 from piscope.events.markers import Markers
 from piscope.events.normalize import in_ns
+from piscope.events.spooled import Spooled
 from piscope.parts import Own
 from piscope.slices.contexts import Contexts, find_contexts
 from piscope.slices.first_pass import Seen, as_events, first_pass
@@ -55,10 +57,12 @@ class SlicedTrace:
     contexts: Contexts | None = None
     learned: Learned = field(default_factory=Learned)
     _told: _Told | None = None
+    _spooled: Spooled | None = None
 
     def hold(self, most_rows: int) -> Events | None:
         """The whole trace, where it has no more rows; else None, after a first pass."""
         markers = Markers(self.source)
+        self._spooled = Spooled(self.source, most_rows)
         chunks = self._chunks(markers)
         gathered, rows = Gathered(), 0
         for chunk in chunks:
@@ -118,7 +122,8 @@ class SlicedTrace:
             del events
 
     def _chunks(self, markers: Markers) -> Iterator[RawChunk]:
-        return plain(self.source, self.wanted, self.tsc_khz, markers)
+        source = cast(Source, self._spooled or self.source)
+        return plain(source, self.wanted, self.tsc_khz, markers)
 
     def _blocks(self) -> Iterator[Rows]:
         return blocks(self._chunks(Markers(self.source)), self.slice_rows)
