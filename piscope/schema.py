@@ -90,6 +90,8 @@ KERNEL_FIELDS: tuple[str, ...] = (
 
 _UNSIGNED = {"address", "data"}  # u64 in the kernel
 
+_IN_SLICES = "; of a long trace within each slice"
+
 EVENTS = Table(
     "EVENTS",
     "one tracepoint hit that the analysis read",
@@ -150,7 +152,7 @@ VCPUS = Table(
 INTERVALS = Table(
     "INTERVALS",
     "a stretch of one vCPU's life; half-open, and they tile it",
-    "vCPU after vCPU, by start_ns",
+    f"vCPU after vCPU, by start_ns{_IN_SLICES}",
     (
         _vcpu(),
         Column("kind", "name", "what it did (tables.Kind)"),
@@ -167,7 +169,7 @@ INTERVALS = Table(
 WINDOWS = Table(
     "WINDOWS",
     "a vCPU's put, with the load that ends its window",
-    "vCPU after vCPU, by put_row",
+    f"vCPU after vCPU, by put_row{_IN_SLICES}",
     (
         Column("window", "int64", "number of the window, from 0"),
         _vcpu(),
@@ -234,7 +236,7 @@ POSTS = Table(
 STIMULI = Table(
     "STIMULI",
     "one thing that a descriptor met",
-    "vCPU after vCPU, in order",
+    f"vCPU after vCPU, in order{_IN_SLICES}",
     (
         Column("stimulus", "int64", "number of the stimulus, from 0"),
         _vcpu(),
@@ -262,7 +264,7 @@ STIMULI = Table(
 FINDINGS = Table(
     "FINDINGS",
     "what became of one post under one policy",
-    "policy after policy, by stimulus",
+    f"policy after policy, by stimulus{_IN_SLICES}",
     (
         Column("policy", "name", "the policy that was replayed"),
         Column("stimulus", "int64", "the post as a stimulus", joins="STIMULI.stimulus"),

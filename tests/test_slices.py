@@ -14,6 +14,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from conftest import CAPTURES, SAMPLES
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from timeline.scene import Scene
+from timeline.streams import scenes
 
 from piscope import pipeline
 from piscope.arrow_tables import arrow_table
@@ -160,6 +164,26 @@ def test_the_labs_texts(path: Path, tmp_path: Path) -> None:
     text = tmp_path / path.stem
     text.write_bytes(gzip.decompress(path.read_bytes()))
     same_summary(text, 257)
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    # the fixtures set the same for every example
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(scenes(), st.integers(1, 40))
+def test_any_stream(scene: Scene, rows: int) -> None:
+    try:
+        whole = summarize(pipeline.analyze(scene.source(), policies=POLICIES))
+    except UnanswerableError:
+        with pytest.raises(UnanswerableError):
+            list(parts_of(scene.source(), policies=POLICIES, slice_rows=rows))
+        return
+    tallies = Tallies()
+    for part in parts_of(scene.source(), policies=POLICIES, slice_rows=rows):
+        tallies.add(part)
+    assert json.dumps(tallies.finish().as_dict()) == json.dumps(whole.as_dict())
 
 
 def test_a_part_of_a_trace() -> None:
