@@ -84,12 +84,18 @@ def parts_of(
         "fastpath": fastpath,
         "platform": platform,
         "keep_events": keep_events,
-        "progress": progress,
     }
     narrowed = start_ns is not None or end_ns is not None
     return Parts(
         _Trace(source, wanted, slice_rows, tsc_khz),
-        partial(analyze_events, **asked, posted=posted, given=given, narrowed=narrowed),
+        partial(
+            analyze_events,
+            **asked,
+            posted=posted,
+            given=given,
+            narrowed=narrowed,
+            progress=progress,
+        ),
         partial(analyze_timeline, **asked),
         posted,
         whole_rows if given is None else None,
