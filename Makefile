@@ -13,10 +13,10 @@ SECONDS ?= 5
 OUT     ?= host.trace.dat
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install tools test lint types bench check sample agreement rates readme clean
+.PHONY: help demo install tools test lint types bench bench-memory check sample agreement rates readme clean
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## Install what is needed and analyze a sample trace.
 	@printf '\n$$ piscope analyze %s\n' '$(SAMPLE)'
@@ -49,6 +49,9 @@ types: $(STAMP) ## Check types.
 
 bench: $(STAMP) ## Measure speed and memory, beside trace-cmd and perf.
 	$(BIN)/python -m benchmarks
+
+bench-memory: $(STAMP) ## Measure that no command's memory grows with the trace.
+	$(BIN)/python -m benchmarks.memory
 
 check: lint types test ## Everything that must hold before a commit.
 
