@@ -18,7 +18,7 @@ from piscope.events.merge import merged
 from piscope.sources.raw import Array, Source, Wanted
 from piscope.tables import Events
 
-__all__ = ("collect", "cycles_to_ns", "in_ns")
+__all__ = ("as_events", "collect", "cycles_to_ns", "in_ns")
 
 
 def collect(source: Source, wanted: Wanted, tsc_khz: int | None = None) -> Events:
@@ -34,23 +34,27 @@ def collect(source: Source, wanted: Wanted, tsc_khz: int | None = None) -> Event
     markers = Markers(source)
     for chunk in ahead(merged(source, wanted)):
         gathered.extend(markers.without(chunk))
-    whole = gathered.whole()
-    events = Events(
-        ts_ns=whole.ts_ns,
-        cpu=whole.cpu,
-        tid=whole.tid,
-        flags=whole.flags,
-        event=whole.event,
+    events = as_events(gathered.whole(), source, markers)
+    if tsc_khz is not None and events.info.ts_unit == "cycles":
+        events = in_ns(events, tsc_khz)
+    return events
+
+
+def as_events(rows: RawChunk, source: Source, markers: Markers) -> Events:
+    """Rows as EVENTS, with what the whole trace's have besides."""
+    return Events(
+        ts_ns=rows.ts_ns,
+        cpu=rows.cpu,
+        tid=rows.tid,
+        flags=rows.flags,
+        event=rows.event,
         names=list(source.events),
-        payload=whole.payload,
+        payload=rows.payload,
         info=source.info,
         losses=list(source.losses),
         counts=dict(source.counts),
         markers=markers.found,
     )
-    if tsc_khz is not None and events.info.ts_unit == "cycles":
-        events = in_ns(events, tsc_khz)
-    return events
 
 
 def in_ns(events: Events, tsc_khz: int, *, rows: bool = True) -> Events:

@@ -13,13 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from piscope.events.markers import Markers
 from piscope.slices.rows import Rows
-from piscope.sources.raw import Array, Loss, RawChunk, Source
-from piscope.tables import Events
+from piscope.sources.raw import Array, Loss, Source
 from piscope.timeline.probes import is_probe
 
-__all__ = ("Seen", "as_events", "first_pass")
+__all__ = ("Seen", "first_pass")
 
 _PREEMPTED = 0x100  # TASK_REPORT_MAX, include/linux/sched.h: printed as "R+"
 
@@ -119,20 +117,3 @@ def _pairs(tid: Array, value: Array) -> dict[tuple[int, int], int]:
         (pair // len(values), int(values[pair % len(values)])): n
         for pair, n in zip(pairs.tolist(), count.tolist(), strict=True)
     }
-
-
-def as_events(rows: RawChunk, source: Source, markers: Markers) -> Events:
-    """Rows as EVENTS, with what the whole trace's have besides."""
-    return Events(
-        ts_ns=rows.ts_ns,
-        cpu=rows.cpu,
-        tid=rows.tid,
-        flags=rows.flags,
-        event=rows.event,
-        names=list(source.events),
-        payload=rows.payload,
-        info=source.info,
-        losses=list(source.losses),
-        counts=dict(source.counts),
-        markers=markers.found,
-    )

@@ -16,11 +16,11 @@ import numpy as np
 
 from piscope.events.gather import Gathered
 from piscope.events.markers import Markers
-from piscope.events.normalize import in_ns
+from piscope.events.normalize import as_events, in_ns
 from piscope.events.spooled import Spooled
 from piscope.parts import Own
 from piscope.slices.contexts import Contexts, find_contexts
-from piscope.slices.first_pass import Seen, as_events, first_pass
+from piscope.slices.first_pass import Seen, first_pass
 from piscope.slices.rows import Rows, blocks, numbered, plain, together
 from piscope.sources.raw import Loss, RawChunk, Source, Wanted
 from piscope.tables import Events, Vcpus
