@@ -15,7 +15,7 @@ from piscope.events.ahead import ahead
 from piscope.events.gather import Gathered
 from piscope.events.markers import Markers
 from piscope.events.merge import merged
-from piscope.sources.raw import Array, Source, Wanted
+from piscope.sources.raw import Array, RawChunk, Source, Wanted
 from piscope.tables import Events
 
 __all__ = ("as_events", "collect", "cycles_to_ns", "in_ns")
