@@ -28,7 +28,6 @@ from piscope.tables import (
     Kind,
     Posts,
     PutReason,
-    Timeline,
     Vcpus,
     Windows,
 )
@@ -40,6 +39,7 @@ __all__ = (
     "findings_table",
     "intervals_table",
     "listed_posts",
+    "listed_schema",
     "losses_table",
     "posts_table",
     "stimuli_table",
@@ -261,28 +261,36 @@ def posts_table(rows: Posts, post: Numbers) -> pa.Table:
     return _made("POSTS", columns)
 
 
-def listed_posts(
-    events: Events, timeline: Timeline, which: npt.NDArray[np.int64]
-) -> pa.Table:
-    """The posts of those indices as in POSTS, with the names of whom they concern.
+def listed_posts(posts: pa.Table, vcpus: Vcpus, comms: Mapping[int, str]) -> pa.Table:
+    """Rows of POSTS with the names of whom they concern, as `listed_schema` says."""
+    shape = listed_schema()
+    plain = [
+        column.cast(field.type)
+        for column, field in zip(posts.columns, shape, strict=False)
+    ]
+    labels = pa.array([_text(row.label) for row in vcpus.rows], pa.string())
+    targets = labels.take(posts["vcpu"].combine_chunks())
+    tid = posts["tid"].fill_null(-1).to_numpy()
+    tids, at = np.unique(tid, return_inverse=True)
+    names = [f"{comms.get(t, '?')}[{t}]" for t in tids.tolist()]
+    threads = pa.array([_text(name) for name in names], pa.string())
+    threads = threads.take(pa.array(at.reshape(-1)))
+    return pa.Table.from_arrays([*plain, targets, threads], schema=shape)
+
+
+def listed_schema() -> pa.Schema:
+    """The columns of POSTS, with names as plain words, and whom they concern.
 
     `target` is the vCPU's label, null where it is not told, `thread` the name and
     number of the thread in whose context it was.
     """
-    posts, labels = timeline.posts, [v.label for v in timeline.vcpus.rows]
-    table = posts_table(posts, np.arange(len(posts))).take(pa.array(which))
-    tids, at = np.unique(posts.tid[which], return_inverse=True)
-    names = [f"{events.info.comms.get(t, '?')}[{t}]" for t in tids.tolist()]
-    threads = pa.array([_text(name) for name in names], pa.string())
-    words = pa.array([_text(label) for label in labels], pa.string())
-    vcpu = posts.vcpu[which]
-    for i, field in enumerate(table.schema):  # CSV knows no dictionaries
-        if pa.types.is_dictionary(field.type):
-            plain = table.column(i).cast(pa.string())
-            table = table.set_column(i, field.with_type(pa.string()), plain)
-    targets = words.take(pa.array(vcpu, mask=vcpu < 0))
-    table = table.append_column("target", targets)
-    return table.append_column("thread", threads.take(pa.array(at.reshape(-1))))
+    posts = arrow_schema(TABLES["POSTS"])
+    plain = [  # CSV knows no dictionaries
+        field.with_type(pa.string()) if pa.types.is_dictionary(field.type) else field
+        for field in posts
+    ]
+    names = [pa.field(name, pa.string()) for name in ("target", "thread")]
+    return pa.schema([*plain, *names], posts.metadata)
 
 
 def stimuli_table(rows: Stimuli, stimulus: Numbers) -> pa.Table:

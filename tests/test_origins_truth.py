@@ -30,7 +30,8 @@ def test_origins_and_targets_are_the_true_ones(scenario: str, tmp_path: Path) ->
         if row["replay"] == "captured" and row["agent"] == "kvm"
     }
     with closing(open_trace(str(trace))) as source:
-        found = find_trace_posts(source)
+        (whole,) = find_trace_posts(source)
+    found = whole.part.analysis
     p, vcpus = found.timeline.posts, found.timeline.vcpus.rows
     assert len(p) > 200
     assert {"vfio", "vhost", "ipi", "timer"} == {Origin(o).label for o in p.origin}

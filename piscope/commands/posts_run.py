@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
+from piscope import sliced_pipeline
 from piscope.allocator import keep_freed_memory
 from piscope.commands.check_questions import trace_cmd_command
 from piscope.commands.narrowed import narrowed, parse_moments
+from piscope.commands.opening import is_pipe
 from piscope.commands.options import Form
 from piscope.commands.printing import echo_report, echo_text
+from piscope.commands.progress import Progress
 from piscope.commands.selected import selected
+from piscope.commands.watched import WatchedSource
 from piscope.errors import PiscopeError, UnanswerableError, UsageError
 from piscope.origins import Origin
-from piscope.output import replacing
-from piscope.posts_pipeline import PostsFound, find_trace_posts
+from piscope.posts_pipeline import TracePosts, find_trace_posts
 from piscope.report.posts_report import PostsReport
 from piscope.report.render_layout import LEAST_COLUMNS, as_text
 from piscope.report.render_markdown import as_markdown
 from piscope.report.render_posts import Covered, coverage_sections, posts_sections
 from piscope.report.render_words import printable
+from piscope.sources.raw import Source
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from rich.console import RenderableType
 
 __all__ = ("Request", "run_posts")
@@ -37,7 +41,6 @@ Sections = Callable[[int], "Iterable[Iterable[RenderableType]]"]
 EXIT_NOT_ANALYZED = 2
 EXIT_CANT_TELL = 3
 _SUFFIXES = (".parquet", ".pq", ".csv", ".jsonl")
-_ROWS_AT_ONCE = 1 << 14
 _KEPT = (
     "kvm",
     "sched:sched_switch",
@@ -98,23 +101,21 @@ def run_posts(
         return 0 if all(c.readable for c in covered) else EXIT_NOT_ANALYZED
     status, values = 0, []
     for i, trace in enumerate(traces):
-        found = _found(trace, request, quiet=quiet)
-        report = found.report
-        if not report.known:
-            status = EXIT_CANT_TELL
         if output is not None:
-            _write(found, output)
+            known = _write(trace, request, output, quiet=quiet)
         elif listed:
-            if form == "json":
-                _write_json_lines(_rows(found, request.limit))
-            else:
-                _print_rows(_rows(found, request.limit))
-        elif form == "json":
-            values.append(report.as_dict())
+            known = _list(trace, request, form, quiet=quiet)
         else:
-            if i:
-                click.echo()
-            _print_report(report, form, width)
+            report = _reported(trace, request, quiet=quiet)
+            known = report.known
+            if form == "json":
+                values.append(report.as_dict())
+            else:
+                if i:
+                    click.echo()
+                _print_report(report, form, width)
+        if not known:
+            status = EXIT_CANT_TELL
     if values:
         value = values if len(traces) > 1 else values[0]
         click.echo(json.dumps(value, indent=2, allow_nan=False))
@@ -177,7 +178,7 @@ def _origins(request: Request) -> frozenset[int] | None:
 def _covered(trace: str, request: Request, *, quiet: bool) -> Covered:
     name = _short(trace)
     try:
-        return Covered(name, _found(trace, request, quiet=quiet).report)
+        return Covered(name, _reported(trace, request, quiet=quiet))
     except (PiscopeError, OSError) as error:
         text = error.strerror if isinstance(error, OSError) else str(error)
         text = (text or str(error)).removeprefix(f"{trace}: ")
@@ -195,29 +196,84 @@ def _short(trace: str) -> str:
     return f"{folder}/{name}" if folder not in ("", "sample_traces", "proof") else name
 
 
-def _found(trace: str, request: Request, *, quiet: bool) -> PostsFound:
-    selection = selected(request.vms, request.vcpus)
-    with narrowed(
-        trace, request.start, request.end, ignore=request.ignore, quiet=quiet
-    ) as (source, (start_ns, end_ns)):
-        found = find_trace_posts(
-            source,
-            selection=selection,
+@contextmanager
+def _posts(
+    trace: str, request: Request, *, quiet: bool
+) -> Iterator[tuple[TracePosts, Progress]]:
+    """A trace's posts, and the line that shows how far they are gone through.
+
+    A trace that is short, or a pipe, is one part.
+    """
+    whole_rows = None if is_pipe(trace) else sliced_pipeline.WHOLE_ROWS
+    with (
+        narrowed(
+            trace, request.start, request.end, ignore=request.ignore, quiet=True
+        ) as (source, (start_ns, end_ns)),
+        Progress(quiet=quiet) as progress,
+    ):
+        posts = find_trace_posts(
+            cast(Source, WatchedSource(source, progress)),
+            selection=selected(request.vms, request.vcpus),
             origins=_origins(request),
             ignore=request.ignore,
             start_ns=start_ns,
             end_ns=end_ns,
             tsc_khz=request.tsc_khz,
+            slice_rows=sliced_pipeline.SLICE_ROWS,
+            whole_rows=whole_rows,
+            progress=progress.begin,
         )
-    found.report.narrowed |= selection.as_text()
+        yield posts, progress
+
+
+def _reported(trace: str, request: Request, *, quiet: bool) -> PostsReport:
+    with _posts(trace, request, quiet=quiet) as (posts, _):
+        report = posts.report_of_all()
+    report.narrowed |= selected(request.vms, request.vcpus).as_text()
     for name, text in (
         ("origin", request.origins),
         ("from", request.start),
         ("to", request.end),
     ):
         if text is not None:
-            found.report.narrowed[name] = text
-    return found
+            report.narrowed[name] = text
+    return report
+
+
+def _write(trace: str, request: Request, path: str, *, quiet: bool) -> int:
+    """Write the posts to a file; gives of how many the origin is known."""
+    from piscope.commands.posts_rows import rows_of, write_rows
+
+    with _posts(trace, request, quiet=quiet) as (posts, _):
+        write_rows(rows_of(posts), path)
+        return posts.report().known
+
+
+def _list(trace: str, request: Request, form: Form, *, quiet: bool) -> int:
+    """Print the posts; gives of how many, of those gone through, the origin is known.
+
+    With a limit no more are gone through than it takes to tell that some are known.
+    """
+    from piscope.commands.posts_rows import (
+        echo_head,
+        echo_json_lines,
+        echo_rows,
+        rows_of,
+    )
+
+    left, headed = request.limit, form == "json"
+    with _posts(trace, request, quiet=quiet) as (posts, progress):
+        for table in rows_of(posts):
+            progress.clear()
+            if not headed:
+                echo_head()
+                headed = True
+            (echo_json_lines if form == "json" else echo_rows)(table.slice(0, left))
+            if left is not None:
+                left = max(left - len(table), 0)
+                if not left and posts.report().known:
+                    break
+        return posts.report().known
 
 
 def _print(form: Form, width: int | None, sections: Sections) -> None:
@@ -229,61 +285,3 @@ def _print(form: Form, width: int | None, sections: Sections) -> None:
         return as_text(sections(columns), columns=columns, color=color)
 
     echo_report(text_of, width)
-
-
-def _rows(found: PostsFound, limit: int | None) -> pa.Table:
-    from piscope.arrow_tables import listed_posts
-
-    which = found.which if limit is None else found.which[:limit]
-    return listed_posts(found.events, found.timeline, which)
-
-
-def _print_rows(table: pa.Table) -> None:
-    click.echo(
-        f"{'time':>17}  cpu  {'origin':<9} {'vector':>6}  {'target':<14}  poster;"
-        " evidence"
-    )
-    for part in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
-        for row in part.to_pylist():
-            target = row["target"] or f"vcpu_id {row['vcpu_id']}, which?"
-            if not row["certain"]:
-                target += "?"
-            irq = f" IRQ {row['host_irq']}" if row["host_irq"] is not None else ""
-            who = f"{row['device']}{irq}" if row["device"] else row["thread"]
-            click.echo(
-                f"{_seconds(row['ts_ns']):>17}  {row['cpu']:>3}  {row['origin']:<9}"
-                f" {row['vector']:>6}  {target:<14}  {printable(who)};"
-                f" {row['evidence']}"
-            )
-
-
-def _seconds(ts_ns: int) -> str:
-    return f"{ts_ns // 1_000_000_000}.{ts_ns % 1_000_000_000:09d}"
-
-
-def _write_json_lines(table: pa.Table) -> None:
-    for line in _json_lines(table):
-        click.echo(line)
-
-
-def _json_lines(table: pa.Table) -> Iterator[str]:
-    for part in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
-        for row in part.to_pylist():
-            yield json.dumps(row, allow_nan=False)
-
-
-def _write(found: PostsFound, path: str) -> None:
-    table = _rows(found, None)
-    suffix = PurePath(path).suffix.lower()
-    with replacing(path) as file:
-        if suffix == ".csv":
-            import pyarrow.csv
-
-            pyarrow.csv.write_csv(table, file)
-        elif suffix == ".jsonl":
-            for line in _json_lines(table):
-                file.write(line.encode() + b"\n")
-        else:
-            import pyarrow.parquet
-
-            pyarrow.parquet.write_table(table, file, compression="zstd")

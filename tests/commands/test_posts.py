@@ -14,7 +14,9 @@ from conftest import SAMPLES
 
 from piscope.cli import run
 from piscope.origins import Origin
-from piscope.posts_pipeline import PostsFound, find_trace_posts
+from piscope.pipeline import Analysis
+from piscope.posts_pipeline import find_trace_posts
+from piscope.report.posts_report import PostsReport
 from piscope.sources.detect import open_trace
 
 PLAIN = SAMPLES / "proof" / "vmx-6.12.117-noipiv.a_plain.trace.dat"
@@ -34,12 +36,15 @@ CONTEXT = {
 }
 
 
-def found(path: Path, *ignore: str) -> PostsFound:
+def found(path: Path, *ignore: str) -> tuple[Analysis, PostsReport]:
+    """A trace as the only part, and its report."""
     with closing(open_trace(str(path))) as source:
-        return find_trace_posts(source, ignore=ignore)
+        posts = find_trace_posts(source, ignore=ignore)
+        (whole,) = posts
+        return whole.part.analysis, posts.report()
 
 
-def answers(of: PostsFound) -> dict[tuple[int, int, int], tuple[int, int]]:
+def answers(of: Analysis) -> dict[tuple[int, int, int], tuple[int, int]]:
     """(time, pCPU, vector) of each post -> (origin, thread of the target)."""
     p, rows = of.timeline.posts, of.timeline.vcpus.rows
     keys = zip(of.events.ts_ns[p.row], p.cpu, p.vector, strict=True)
@@ -56,8 +61,8 @@ def answers(of: PostsFound) -> dict[tuple[int, int, int], tuple[int, int]]:
 @pytest.mark.parametrize("path", RICH, ids=lambda p: p.name)
 def test_a_poorer_trace_knows_less_and_nothing_else(path: Path, without: str) -> None:
     every = tuple(pattern for names in CONTEXT.values() for pattern in names)
-    whole = answers(found(path))
-    poor = answers(found(path, *CONTEXT.get(without, every)))
+    whole = answers(found(path)[0])
+    poor = answers(found(path, *CONTEXT.get(without, every))[0])
     assert poor.keys() == whole.keys()
     for key, (origin, target) in poor.items():
         assert origin in (Origin.UNKNOWN, whole[key][0])
@@ -66,7 +71,7 @@ def test_a_poorer_trace_knows_less_and_nothing_else(path: Path, without: str) ->
 
 def test_every_post_of_the_samples_has_an_origin() -> None:
     for path in RICH:
-        report = found(path).report
+        _, report = found(path)
         assert report.known == report.targets == report.posts > 0
         assert sum(line.posts for line in report.origins) == report.posts
         for line in report.origins:
