@@ -13,7 +13,7 @@ threads are taken with their neighbors on that pCPU, which tell what they are pa
 
 Of each pCPU the last rows before, and the first behind, and a switch of each side; and
 every row right at a cut, because call chains are short. Rows beside lost events are
-everybody's.
+everybody's, with the trace's first and last one: events may be lost before and behind.
 """
 
 from __future__ import annotations
@@ -134,7 +134,9 @@ def find_contexts(
         switches = _of_event(table, source, _SWITCH)
         for open_ in cuts:
             _go_on(open_, story, near, table, block, switches)
-        beside.append(table.take(_beside(table, instants)))
+        if len(instants):
+            ends = [len(table) - 1] if before is not None else [0, len(table) - 1]
+            beside.append(table.take(np.union1d(_beside(table, instants), ends)))
         since = _since(table, story, entries)
         before, pairs = _past(table, story, near, pairs, since, source)
     return Contexts(cuts, together(beside))
