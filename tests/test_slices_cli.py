@@ -218,6 +218,19 @@ def test_from_python(sliced: Sliced) -> None:
         next(parts.batches("nonsense"))
 
 
+def test_a_trace_that_ends_meanwhile_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sliced_pipeline, "WHOLE_ROWS", 0)
+    monkeypatch.setattr("piscope.slices.trace.find_contexts", broken)
+    assert run(["report", TRACE, "-o", str(tmp_path / "report")]) == 2
+    assert capsys.readouterr().err == f"piscope: error: {TRACE}: Input/output error\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_posts_at_a_rate_are_of_the_whole_trace(
     output: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:

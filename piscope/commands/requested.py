@@ -168,6 +168,9 @@ class _Named:
         except PiscopeError as error:
             error.path = error.path or self._trace
             raise
+        except OSError as error:  # not that of a file which is written meanwhile
+            path = error.filename or self._trace
+            raise PiscopeError(error.strerror or str(error), path=path) from error
         finally:
             self._progress.clear()
 
