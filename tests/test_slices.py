@@ -129,7 +129,7 @@ def same_summary(path: Path, rows: int, **options: object) -> None:
 @pytest.mark.parametrize("path", TRACES, ids=lambda p: p.name)
 def test_every_table_is_that_of_the_whole(path: Path) -> None:
     analysis = whole_of(path, policies=POLICIES)
-    rows = max(307, len(analysis.events) // 30)
+    rows = max(307, len(analysis.events) // 16)
     given = PartTables()
     found: dict[str, list[pa.Table]] = {name: [] for name in TABLES}
     tallies = Tallies()
