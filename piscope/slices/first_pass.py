@@ -7,14 +7,14 @@ Few rows tell them: the first of each thread, and its first kvm_entry and kvm_ex
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from piscope.slices.rows import Rows
-from piscope.sources.raw import Array, Loss, Source
+from piscope.sources.raw import Array, Source
 from piscope.timeline.probes import is_probe
 
 __all__ = ("Seen", "first_pass")
@@ -28,35 +28,27 @@ Numbers = npt.NDArray[np.int64]
 class Seen:
     """What the pass saw.
 
-    rows     how many in all
     first_ns, last_ns  None: there are none
     telling  the rows that tell which threads are vCPUs
     probe_values  as in whole.Whole
-    losses   ns, as the source gave them
     """
 
-    rows: int = 0
     first_ns: int | None = None
     last_ns: int | None = None
     cpus: set[int] = field(default_factory=set)
     telling: list[Rows] = field(default_factory=list)
     probe_values: dict[str, Counter[tuple[int, int]]] = field(default_factory=dict)
     preempted_told: bool = False
-    losses: list[Loss] = field(default_factory=list)
 
 
-def first_pass(
-    read: Iterable[Rows], source: Source, tick: Callable[[], None] = lambda: None
-) -> Seen:
+def first_pass(read: Iterable[Rows], source: Source) -> Seen:
     """Go through all blocks of a trace."""
     seen = Seen()
     known: set[tuple[str, int]] = set()
     for block in read:
-        tick()
         if not len(block):
             continue
         chunk = block.chunk
-        seen.rows += len(block)
         first, last = int(chunk.ts_ns[0]), int(chunk.ts_ns[-1])
         seen.first_ns = first if seen.first_ns is None else seen.first_ns
         seen.last_ns = last
