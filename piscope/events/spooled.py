@@ -83,9 +83,11 @@ class Spooled:
 
 
 def _with_watermarks(chunks: list[RawChunk]) -> Iterator[RawChunk]:
+    """The chunks, none of them held on to."""
     behind = _firsts_behind([_first_ns(chunk) for chunk in chunks])
-    for i, watermark_ns in enumerate(behind):
-        yield replace(chunks[i], watermark_ns=watermark_ns)
+    chunks.reverse()
+    for watermark_ns in behind:
+        yield replace(chunks.pop(), watermark_ns=watermark_ns)
 
 
 def _first_ns(chunk: RawChunk) -> int:
