@@ -7,17 +7,16 @@ A long trace goes that way in slices, each with what it needs of the others.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 from piscope.events.catalog import CATALOG, PROBES
-from piscope.events.normalize import collect
 from piscope.report.exit_names import exit_names
 from piscope.report.exit_report import ExitReport
 from piscope.report.selection import Selection
 from piscope.report.summarize_exits import ExitsTally, Sort, summarize_exits
 from piscope.slices.trace import SLICE_ROWS, WHOLE_ROWS, SlicedTrace
 from piscope.sources.raw import Source, Wanted
-from piscope.tables import Events
 from piscope.timeline.exits import build_exits, refuse
 from piscope.timeline.vcpus import find_vcpus
 
@@ -53,7 +52,7 @@ def report_exits(
     progress("reading")
     wanted = Wanted(_fields(), ignore=ignore, start_ns=start_ns, end_ns=end_ns)
     trace = SlicedTrace(source, wanted, slice_rows, tsc_khz)
-    events = _whole(trace, whole_rows) if rereadable else _at_once(trace)
+    events = trace.hold(whole_rows if rereadable else sys.maxsize)
     names = exit_names(source.formats.get("kvm:kvm_exit"))
     if events is not None:
         progress("timeline")
@@ -74,19 +73,6 @@ def report_exits(
         tally.add(part, build_exits(part), part.scope.own)
     progress("summary")
     return tally.finish()
-
-
-def _at_once(trace: SlicedTrace) -> Events:
-    return collect(trace.source, trace.wanted, trace.tsc_khz)
-
-
-def _whole(trace: SlicedTrace, whole_rows: int) -> Events | None:
-    """All of a trace that is short; None for one to be gone through in slices."""
-    events = trace.hold(whole_rows)
-    # what a slice needs of the others begins and ends with an entry
-    if events is None and not trace.telling().has("kvm_entry"):
-        events = _at_once(trace)
-    return events
 
 
 _QUESTIONS = {"timeline", "put-reason", "userspace", "exits"}

@@ -150,8 +150,7 @@ class Parts:
         if events is None:
             telling = trace.telling()
             refuse(telling)
-            # what a slice needs of the others begins and ends with an entry
-            if len(marked_snapshots(telling)) > 1 or not telling.has("kvm_entry"):
+            if len(marked_snapshots(telling)) > 1:
                 events = trace.hold(sys.maxsize)
         if events is not None:
             self._whole = Part.of_whole(self._at_once(events))
@@ -257,14 +256,14 @@ class _Carried:
         events, w = places.events, timeline.windows
         scope = events.scope
         assert scope is not None
+        if scope.own.first:
+            return places
         begin_ns = int(events.ts_ns[scope.own.begin])
         earlier_ns = np.zeros(len(w), np.int64)
         put_row = scope.rows[w.put_row]
         for at in np.flatnonzero(w.put_row < scope.own.begin).tolist():
             key = (int(w.vcpu[at]), int(put_row[at]))
             earlier_ns[at] = self._guest_ns.get(key, 0)
-        if scope.own.first:
-            return places
         return replace(
             places,
             begin_ns=begin_ns,

@@ -1,13 +1,14 @@
 """A trace that is read again and again, always in the same slices.
 
-first pass   vCPUs, pCPUs, instants, losses    SlicedTrace.hold or .survey
+first pass   vCPUs, pCPUs, instants, losses    SlicedTrace.hold
 second       the rows around each slice        SlicedTrace.look_around
 each later   every slice with those            SlicedTrace.slices
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import cast
@@ -60,7 +61,11 @@ class SlicedTrace:
     _spooled: Spooled | None = None
 
     def hold(self, most_rows: int) -> Events | None:
-        """The whole trace, where it has no more rows; else None, after a first pass."""
+        """The whole trace, where it has no more rows; else None, after a first pass.
+
+        What a slice needs of the others begins and ends with a kvm_entry: a trace
+        without any is given whole, whatever its length.
+        """
         markers = Markers(self.source)
         self._spooled = Spooled(self.source, most_rows)
         chunks = self._chunks(markers)
@@ -75,13 +80,9 @@ class SlicedTrace:
             return self._events(gathered.whole())
         head = [gathered.whole()]
         del gathered, chunk
-        self._survey(chain(_used_up(head), chunks), markers)
-        return None
-
-    def survey(self) -> None:
-        """Go through it once."""
-        markers = Markers(self.source)
-        self._survey(self._chunks(markers), markers)
+        self.seen = first_pass(numbered(chain(_used_up(head), chunks)), self.source)
+        self._end_of_pass(markers)
+        return None if self.telling().has("kvm_entry") else self.hold(sys.maxsize)
 
     def telling(self) -> Events:
         """The rows that tell which threads are vCPUs; after a first pass."""
@@ -127,10 +128,6 @@ class SlicedTrace:
 
     def _blocks(self) -> Iterator[Rows]:
         return blocks(self._chunks(Markers(self.source)), self.slice_rows)
-
-    def _survey(self, chunks: Iterable[RawChunk], markers: Markers) -> None:
-        self.seen = first_pass(numbered(chunks), self.source)
-        self._end_of_pass(markers)
 
     def _end_of_pass(self, markers: Markers) -> None:
         source = self.source
